@@ -41,7 +41,7 @@ from simulator.payload import image
 from simulator.simulator import ERST
 from simulator.stream import Report, Stream
 
-from tests.faults import FAULTS, Fault, ports_down
+from tests.faults import FAULTS, Fault, ports_up
 from tests.support import board_harness, figures
 from tests.support.attempts import attempt
 from tests.support.board_appliance import PATIENCE_S, offer, wait_healthy, wait_until
@@ -125,7 +125,7 @@ def suffer(board: Board, fault: Fault) -> Measure:
             if fault.relay:
                 closed = board.wait_event(event="relay", state="bypass", since=mark, timeout=PATIENCE_S)
             if fault.links:
-                wait_until(board, lambda: ports_down(board), "both ports set down")
+                wait_until(board, lambda: ports_up(board) == 0, "both ports set down")
                 down_ns = time.monotonic_ns()
             time.sleep(steady_s)
             seen_ns = time.monotonic_ns()
@@ -135,6 +135,8 @@ def suffer(board: Board, fault: Fault) -> Measure:
                 fault.undo(board)
             if fault.relay:
                 board.wait_event(event="relay", state="inline", since=closed["n"], timeout=PATIENCE_S)
+            if fault.links:
+                wait_until(board, lambda: ports_up(board) == 2, "both ports set up again")
             again = wait_healthy(board)
         time.sleep(steady_s)
         result = download.wait(board.pace.wait(PATIENCE_S)) if fault.download else None

@@ -105,10 +105,10 @@ def unshunt(board: Board) -> None:
     commit(board, ("delete", "guest", GUEST, "shunts", "max"))
 
 
-def ports_down(board: Board) -> bool:
-    """Whether both ports have been set down. A virtio port has no PHY by which its neighbour could see it."""
+def ports_up(board: Board) -> int:
+    """How many of both ports are set up. A virtio port has no PHY by which its neighbour could see that it is not."""
     flags = board.sh("cat /sys/class/net/lan0/flags /sys/class/net/wan0/flags").output.split()
-    return all(not int(value, 16) & 1 for value in flags)
+    return sum(int(value, 16) & 1 for value in flags)
 
 
 FAULTS = (
