@@ -244,8 +244,11 @@ def measure_all(bench: Bench, runs: int) -> None:
 
 
 def rows(bench: Bench) -> list[figures.Row]:
-    """The measurements."""
-    return [
+    """The measurements; an event without any has what its heartbeats cost."""
+    unmeasured = [
+        {"event": event, "runs": 0, **cost} for event, cost in bench.costs.items() if event not in bench.measured
+    ]
+    return unmeasured + [
         {
             "event": event,
             "runs": len(measured),
@@ -262,6 +265,8 @@ def missed(table: list[figures.Row]) -> list[str]:
     broken = []
     for row in table:
         limit = LIMITS.get(row["event"])
+        if not row["runs"]:
+            continue
         if limit is not None and row["bypass_p99_ms"] > limit:
             broken.append(f"{row['event']}: {row['bypass_p99_ms']} ms at p99, and not {limit:g} ms")
         if row["event"] in LOSSLESS and row["lost_frames"]:
@@ -273,8 +278,9 @@ def plot(table: list[figures.Row]) -> Callable[[Any], None]:
     """One bar per event, with its limit."""
 
     def draw(axes: Any) -> None:
-        axes.barh([row["event"] for row in table], [row["bypass_p99_ms"] for row in table])
-        for row in table:
+        measured = [row for row in table if row["runs"]]
+        axes.barh([row["event"] for row in measured], [row["bypass_p99_ms"] for row in measured])
+        for row in measured:
             if row["event"] in LIMITS:
                 axes.plot([LIMITS[row["event"]]] * 2, [row["event"]] * 2, "r|", markersize=40)
         axes.set_xlabel("ms at p99 (red: the limit)")
