@@ -385,7 +385,7 @@ ACCESS = (
     ),
     Command(
         ("session", Arg("ID", "an id from `show sessions`", source="sessions", number=True), "end"),
-        "end a session of any user; a running command of his ends with it",
+        "end a session of any user, and the command that runs in it",
         "session.end",
         role="admin",
         view="done",
@@ -587,7 +587,7 @@ COMMANDS: tuple[Command, ...] = tuple(row for rows in TOPICS.values() for row in
 # Help for words that begin several commands, shown by `?`.
 GROUPS: dict[str, str] = {
     "show": "show state, counters and configuration",
-    "show log": "lines of a log, and what is added to it",
+    "show log": "the newest lines of a log",
     "show packets": "decode frames at a point along the path",
     "clear": "restart the count of frames or incidents, or end shunts",
     "board": "the board that this firmware runs on",
