@@ -46,7 +46,11 @@ POWER = (
         options=(Option("now", "without asking"), JSON),
     ),
     Command(
-        ("show", "reboot"), "the reboot or poweroff that is scheduled", "power.show", view="power-order", options=(JSON,)
+        ("show", "reboot"),
+        "the reboot or poweroff that is scheduled",
+        "power.show",
+        view="power-order",
+        options=(JSON,),
     ),
 )
 

@@ -27,8 +27,8 @@ from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyBindings, KeyPress, KeyPressEvent
 from prompt_toolkit.output import DummyOutput, Output
 
-from appliance.errors import BypassError, UnreachableError
-from console.execute import after_run, help_text, run_line
+from appliance.errors import BypassError, NoAnswerError, UnreachableError
+from console.execute import help_text, other_level, run_line
 from console.line.complete import completion
 from console.line.outcome import GOOD
 from console.line.parse import tokenize
@@ -235,6 +235,8 @@ class Shell:
         self._level = level
         try:
             status = self._context.client.call("status.show", wait=PROMPT_S)
+        except NoAnswerError:
+            state, self._alarmed = "bypassd busy", True
         except UnreachableError:
             state, self._alarmed = "bypassd not reachable", True
         except BypassError:
@@ -273,9 +275,9 @@ class Shell:
     def _complete(self, buffer: Buffer) -> None:
         """Tab: insert the unambiguous part, or list the possibilities."""
         before = buffer.document.text_before_cursor
-        if outside := after_run(before, self._context):
-            with outside[0]:
-                found = completion(outside[1], self._context.names.of, self._context.table)
+        if other := other_level(before, self._context):
+            with other[0]:
+                found = completion(other[1], self._context.names.of, self._context.table)
         else:
             found = completion(before, self._context.names.of, self._context.table)
         if found.insert:

@@ -124,7 +124,11 @@ def _key(word: str, table: Table, path: Path) -> str:
     place = where(path) if path else "configuration"
     if fits:
         raise ConfigError(place, f'"{short(word)}" may be {" or ".join(fits)}')
-    raise ConfigError(place, f'has no "{short(word)}"{hint(word[:100], keys)}')
+    elsewhere = [
+        f'"{name} {word}"' for name, node in table.keys.items() if isinstance(node, Table) and word in node.keys
+    ]
+    meant = f"; did you mean {' or '.join(elsewhere)}?" if elsewhere else hint(word[:100], keys)
+    raise ConfigError(place, f'has no "{short(word)}"{meant}')
 
 
 def _name(word: str, node: Tables, path: Path, here: Any, adding: bool) -> str | int:

@@ -535,12 +535,12 @@ FIELDS: Final[dict[str, Field]] = {
     "aaa.timeout": _time(
         "time for all servers of one login together; then the next in `order` decides",
         Effect.LOGIN,
-        "longer than two servers need that are dead",
+        "longer than two dead servers take",
         least=limits.MIN_AAA,
         most=limits.MAX_AAA,
     ),
     "aaa.retry_after": _time(
-        "a server that did not answer is not asked for so long, unless nobody else can decide; 0s: always",
+        "a server that did not answer is skipped for this time, unless nobody else can decide; 0s: never skipped",
         Effect.LOGIN,
         "one login waits for a dead server, not each",
         least=10**9,
@@ -583,7 +583,9 @@ FIELDS: Final[dict[str, Field]] = {
     "radius.address": Field(
         "its address, reached through the management port", Effect.LOGIN, range="192.0.2.1 | 2001:db8::1"
     ),
-    "radius.secret": Field("shared secret; never shown", Effect.LOGIN, range="1 to 128 bytes; 16 or more"),
+    "radius.secret": Field(
+        "shared secret; never shown", Effect.LOGIN, range="1 to 128 bytes; 16 or more are recommended"
+    ),
     "radius.port": Field("UDP port", Effect.LOGIN, "as registered"),
     "radius.accounting_port": Field("UDP port of accounting; 0: it gets none", Effect.LOGIN, "as registered"),
     "radius.timeout": _time("time for the answer to one packet", Effect.LOGIN, least=10**8, most=limits.MAX_AAA),
@@ -595,7 +597,7 @@ FIELDS: Final[dict[str, Field]] = {
     "tacacs.secret": Field(
         "shared secret; never shown. It hides what is sent and proves nothing: use a network of your own",
         Effect.LOGIN,
-        range="1 to 128 bytes; 16 or more",
+        range="1 to 128 bytes; 16 or more are recommended",
     ),
     "tacacs.port": Field("TCP port", Effect.LOGIN, "as registered"),
     "tacacs.timeout": _time("time for each answer", Effect.LOGIN, least=10**8, most=limits.MAX_AAA),
