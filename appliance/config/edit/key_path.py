@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from appliance.config.check.load import scalar
 from appliance.config.check.verify import hint
 from appliance.config.schema import metadata, shape
-from appliance.config.schema.model import NAME_PATTERN
+from appliance.config.schema.model import NAME_PATTERN, NAME_RULE
 from appliance.config.schema.shape import Leaf, Node, Table, Tables
 from appliance.errors import ConfigError
 from appliance.units import Duration, Size
@@ -145,9 +145,7 @@ def _name(word: str, node: Tables, path: Path, here: Any, adding: bool) -> str |
     if not adding:
         raise ConfigError(where(path), f'there is no "{short(word)}"{hint(word[:100], known)}')
     if not re.fullmatch(NAME_PATTERN.strip("^$"), word):
-        raise ConfigError(
-            where(path), f'"{short(word)}" is not a name: a lower-case letter, then at most 30 of a-z 0-9 _ -'
-        )
+        raise ConfigError(where(path), f'"{short(word)}" is not a name: {NAME_RULE}')
     return word
 
 

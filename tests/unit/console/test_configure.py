@@ -434,7 +434,7 @@ def test_one_line_of_configure_is_completed_and_explained_in_the_shell(terminal:
     terminal.until("configure set system hostname")
     terminal.until("letters, digits and - in the middle")
     terminal.type("\rconfigure set rule web path ?")
-    terminal.until("ips1")
+    terminal.until("list of: name (a lower-case letter, then at most 30 of a-z 0-9 _ -)")
     terminal.type("\rconfigure ?")
     terminal.until("one configure command, committed immediately")
 
