@@ -19,6 +19,7 @@ WAIT_S = 30.0
 EVERY_S = 1.0
 ECHOES = 5
 HOPS = 30
+_MARKS = {"!H": "host unreachable", "!N": "network unreachable", "!P": "protocol unreachable", "!X": "prohibited"}
 
 
 def _number(parsed: Parsed, flag: str, otherwise: int) -> int:
@@ -93,7 +94,8 @@ def traceroute(parsed: Parsed, context: Context) -> Outcome:
 def _hop(hop: dict[str, Any]) -> str:
     if hop["ms"] is None:
         return f"{hop['hop']:>2}  no answer"
-    return f"{hop['hop']:>2}  {cell(hop['address'])}  {hop['ms']:.3f} ms {hop['mark']}".rstrip()
+    why = f" ({_MARKS.get(hop['mark'], cell(hop['mark']))})" if hop["mark"] else ""
+    return f"{hop['hop']:>2}  {cell(hop['address'])}  {hop['ms']:.3f} ms{why}"
 
 
 def tcp(parsed: Parsed, context: Context) -> Outcome:

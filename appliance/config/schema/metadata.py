@@ -553,11 +553,12 @@ FIELDS: Final[dict[str, Field]] = {
         Effect.LOGIN,
         "every server can send it",
     ),
-    "aaa.vendor": Field("role_attribute vendor: number of the vendor", Effect.LOGIN, "Cisco"),
-    "aaa.vendor_attribute": Field("role_attribute vendor: number of its attribute", Effect.LOGIN, "Cisco-AVPair"),
+    "aaa.vendor": Field("with role_attribute vendor: number of the vendor", Effect.LOGIN, "Cisco"),
+    "aaa.vendor_attribute": Field("with role_attribute vendor: number of its attribute", Effect.LOGIN, "Cisco-AVPair"),
     **{
         f"aaa.{role}": Field(
-            f"values of role_attribute that make a {role}; if several fit, the least counts; without any, refused",
+            f"values of role_attribute that give the role {role}; if several match, the lowest role counts; if none"
+            " does, the login is refused",
             Effect.LOGIN,
             "the role's own name",
         )
@@ -565,7 +566,7 @@ FIELDS: Final[dict[str, Field]] = {
     },
     **{
         f"aaa.{role}_level": Field(
-            f"lowest privilege level (priv-lvl of TACACS+, shell:priv-lvl of RADIUS) that makes a {role}",
+            f"lowest privilege level (priv-lvl of TACACS+, shell:priv-lvl of RADIUS) that gives the role {role}",
             Effect.LOGIN,
             source,
         )

@@ -11,7 +11,7 @@ from appliance.api.rpc import ROLES
 from console.execute import located
 from console.line.command import Arg
 from console.line.commands import COMMANDS
-from console.line.complete import completion
+from console.line.complete import completion, listed
 from console.line.configure_commands import ROWS
 from console.line.manual import commands, manual
 from console.line.parse import Table, UsageError, complete, parse, seconds, tokenize
@@ -383,6 +383,13 @@ def test_any_line_is_parsed_or_refused(line: str) -> None:
     except UsageError as error:
         assert str(error)  # noqa: PT017
     completion(line, live)
+
+
+def test_what_several_choices_mean_is_said_once() -> None:
+    """Where it takes several lines; short meanings stand beside each, because two guests may be in the same state."""
+    rows = [("on", "a long text that needs two lines"), ("off", "a long text that needs two lines"), ("x", "short")]
+    assert listed(rows, 30) == ("  on   a long text that needs\n       two lines\n  off\n  x    short")
+    assert listed([("a", "running"), ("b", "running")], 30) == "  a  running\n  b  running"
 
 
 @pytest.mark.parametrize(
