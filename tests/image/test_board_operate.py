@@ -35,10 +35,10 @@ PROMPT = r"wire1 \[\w+\]> ?"
 SHOWN = (
     *("show status", "show segments", "show guests", "show guest ips1", "show rules", "show rules detail"),
     *("show counters", "show transitions", "show events", "show management", "show sessions", "show version"),
-    *("show system", "show ports", "show port lan0", "show clock", "show boots", "show drills", "show configuration"),
+    *("show system", "show ports", "show port lan0", "show clock", "show boots", "show drills", "show aaa"),
     *("show commits", "show images", "show incidents", "show reboot", "show lldp", "show licences", "show terminal"),
-    "help",
-)
+    *("show log lines 20", "help"),
+)  # a configuration is not among them: it is shown as it was written
 
 
 @pytest.fixture(scope="module")
