@@ -32,6 +32,10 @@ _FILES = (
 )
 _DISCARD = "`discard`, then `exit`"
 _END = "use `reboot` or `poweroff`"
+_NO_SNMP = (
+    "there is no SNMP agent; in `configure`, `set metrics enabled true` offers metrics and `set syslog servers SERVER`"
+    " sends events"
+)
 
 SHELL: tuple[Habit, ...] = (
     Habit("configure", "configure"),  # `conf` alone may be `configuration` as well
@@ -54,9 +58,10 @@ SHELL: tuple[Habit, ...] = (
     Habit("revert", "configuration revert"),
     Habit("who", "show sessions", whole=True),
     Habit("nslookup", "dns"),
-    Habit("ping -c", answer="use `ping HOST count N`", whole=True),
-    Habit("telnet", answer="use `tcp HOST PORT` to try a connection", whole=True),
+    Habit("ping -c", answer="use `ping HOST count 3`", whole=True),
+    Habit("telnet", answer="use `tcp HOST 22` to try a connection to a port", whole=True),
     Habit("show tech-support", answer="use `support-bundle FILE`"),
+    Habit("show snmp", answer=_NO_SNMP),
     *(Habit(word, answer=_END, whole=True) for word in ("shutdown", "halt", "request system")),
     Habit("erase", answer="use `factory-reset`", whole=True),
     Habit("write", answer=_KEPT),
