@@ -472,7 +472,12 @@ TOOLS = (
     ),
     Command(("api",), "one JSON-RPC request from standard input, its answer as one JSON object", local="api:call"),
     Command(
-        ("api", "schema"), "all methods of the control socket, as JSON", "api.schema", view="json", options=(JSON,)
+        ("api", "schema"),
+        "all methods of the control socket, as JSON",
+        "api.schema",
+        view="json",
+        options=(JSON,),
+        wait=30.0,  # the longest of all answers
     ),
 )
 
