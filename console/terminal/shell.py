@@ -38,6 +38,7 @@ from console.terminal.banner import prompt_state
 from console.terminal.pager import IdleError, page
 from console.terminal.serial_output import Echo, SerialOutput, history, history_file, typing_ahead
 from console.tty import PROMPT_S, Terminal
+from console.views.common import hang
 
 IDLE_S = 900.0  # idle timeout if the appliance specifies none
 
@@ -223,7 +224,7 @@ class Shell:
         """Print a line above the prompt, which is shown again as it is now."""
         if self._echo:
             self._echo.renew(self._shown)
-            self._echo.below(self._session.default_buffer.text, text)
+            self._echo.below(self._session.default_buffer.text, "\n".join(hang(text, self._context.style)))
         else:
             run_in_terminal(lambda: self._context.say(text))
 

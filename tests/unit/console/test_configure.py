@@ -417,6 +417,15 @@ def test_a_roll_back_is_told_where_one_looks(terminal: Terminal, daemon: ConfigD
     assert (rows[1]["n"], rows[1]["user"]) == (None, "root")
 
 
+def test_a_note_at_the_prompt_is_folded(daemon: ConfigDaemon) -> None:
+    terminal = Terminal(daemon.path, "dumb", (60, 60))
+    terminal.until("[inline]>")
+    terminal.type("configure\rset rule web match udp\rcommit confirmed 2s\r")
+    terminal.until("note: the commit by root was rolled back to the previous")
+    assert terminal.until("not confirmed in time").lstrip("\r\n") == "    configuration: not confirmed in time"
+    terminal.close()
+
+
 def test_what_became_of_a_table_is_said(terminal: Terminal) -> None:
     terminal.type("configure\rmove rule dns first\r")
     terminal.until("rule dns: moved to place 1")
