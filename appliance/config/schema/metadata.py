@@ -554,12 +554,12 @@ FIELDS: Final[dict[str, Field]] = {
     "aaa.timeout": _time(
         "time for all servers of one login together; then the next in `order` decides",
         Effect.LOGIN,
-        "longer than two servers need that are dead",
+        "longer than two dead servers take",
         least=limits.MIN_AAA,
         most=limits.MAX_AAA,
     ),
     "aaa.retry_after": _time(
-        "a server that did not answer is not asked for so long, unless nobody else can decide; 0s: always",
+        "a server that did not answer is skipped for this time, unless nobody else can decide; 0s: never skipped",
         Effect.LOGIN,
         "one login waits for a dead server, not each",
         least=10**9,
@@ -572,11 +572,12 @@ FIELDS: Final[dict[str, Field]] = {
         Effect.LOGIN,
         "every server can send it",
     ),
-    "aaa.vendor": Field("role_attribute vendor: number of the vendor", Effect.LOGIN, "Cisco"),
-    "aaa.vendor_attribute": Field("role_attribute vendor: number of its attribute", Effect.LOGIN, "Cisco-AVPair"),
+    "aaa.vendor": Field("with role_attribute vendor: number of the vendor", Effect.LOGIN, "Cisco"),
+    "aaa.vendor_attribute": Field("with role_attribute vendor: number of its attribute", Effect.LOGIN, "Cisco-AVPair"),
     **{
         f"aaa.{role}": Field(
-            f"values of role_attribute that make a {role}; if several fit, the least counts; without any, refused",
+            f"values of role_attribute that give the role {role}; if several match, the lowest role counts; if none"
+            " does, the login is refused",
             Effect.LOGIN,
             "the role's own name",
         )
@@ -584,7 +585,7 @@ FIELDS: Final[dict[str, Field]] = {
     },
     **{
         f"aaa.{role}_level": Field(
-            f"lowest privilege level (priv-lvl of TACACS+, shell:priv-lvl of RADIUS) that makes a {role}",
+            f"lowest privilege level (priv-lvl of TACACS+, shell:priv-lvl of RADIUS) that gives the role {role}",
             Effect.LOGIN,
             source,
         )
@@ -602,7 +603,9 @@ FIELDS: Final[dict[str, Field]] = {
     "radius.address": Field(
         "its address, reached through the management port", Effect.LOGIN, range="192.0.2.1 | 2001:db8::1"
     ),
-    "radius.secret": Field("shared secret; never shown", Effect.LOGIN, range="1 to 128 bytes; 16 or more"),
+    "radius.secret": Field(
+        "shared secret; never shown", Effect.LOGIN, range="1 to 128 bytes; 16 or more are recommended"
+    ),
     "radius.port": Field("UDP port", Effect.LOGIN, "as registered"),
     "radius.accounting_port": Field("UDP port of accounting; 0: it gets none", Effect.LOGIN, "as registered"),
     "radius.timeout": _time("time for the answer to one packet", Effect.LOGIN, least=10**8, most=limits.MAX_AAA),
@@ -614,7 +617,7 @@ FIELDS: Final[dict[str, Field]] = {
     "tacacs.secret": Field(
         "shared secret; never shown. It hides what is sent and proves nothing: use a network of your own",
         Effect.LOGIN,
-        range="1 to 128 bytes; 16 or more",
+        range="1 to 128 bytes; 16 or more are recommended",
     ),
     "tacacs.port": Field("TCP port", Effect.LOGIN, "as registered"),
     "tacacs.timeout": _time("time for each answer", Effect.LOGIN, least=10**8, most=limits.MAX_AAA),
