@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from msgspec import structs
+
 from appliance.config.schema import model
 from appliance.errors import GuestError
 from appliance.guest.qemu import cgroup, command, resources, spawn
@@ -81,18 +83,18 @@ def _start(guest: model.Guest, context: RunContext, folder: Path, digest: str) -
     group, lacking = context.cgroups.make(guest.name, wanted)
     tap_names = [name for pair in context.pairs for name in (pair.lan, pair.wan)]
     place = spawn.SpawnPlace(tap_names, context.management, folder, scratch_folder(context, guest.name), group)
-    process = spawn.spawn(machine, place)
     warnings = tuple(filter(None, (*warnings, lacking)))
-    record = Record(process.pid, process.started, digest, accel, context.clock(), False, warnings, huge)
-    try:
-        write_record(folder, record)
-    except OSError as error:
-        # Without it the next bypassd would start a second QEMU beside this one.
-        process.kill()
-        process.wait()
-        process.reap()
-        raise GuestError(f"{folder}: its process cannot be recorded there: {error.strerror}") from error
-    return Begun(process, record, machine)
+    record = Record(0, 0, digest, accel, context.clock(), False, warnings, huge)
+
+    def note(process: Process) -> None:
+        nonlocal record
+        record = structs.replace(record, pid=process.pid, started=process.started)
+        try:
+            write_record(folder, record)
+        except OSError as error:
+            raise GuestError(f"{folder}: its process cannot be recorded there: {error.strerror}") from error
+
+    return Begun(spawn.spawn(machine, place, note), record, machine)
 
 
 def digest_of(guest: model.Guest, context: RunContext) -> str:

@@ -253,7 +253,7 @@ def installed() -> Iterator[None]:
         (process_start, "Process", SimpleNamespace(adopt=_adopt)),
         (run, "Monitor", _monitor),
         (run, "Channel", lambda path, clock: ChannelModel(_process().guests, _process().loop, path.parent.name)),
-        (spawn, "spawn", lambda machine, place: _process().guests.spawn(machine.name, place.taps)),
+        (spawn, "spawn", lambda machine, place, note: _process().guests.spawn(machine.name, place.taps, note)),
         (command, "with_file_names", lambda machine, said: said),
         (resources, "check_processors", lambda guest, there: None),
         (resources, "check_memory", lambda name, wanted, meminfo: None),

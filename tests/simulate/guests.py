@@ -12,7 +12,7 @@ import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from appliance.errors import UnreachableError
 from appliance.guest.agent.channel import Heartbeat, Message
@@ -207,8 +207,10 @@ class Guests:
     def some(self, least: int, most: int) -> int:
         return self._rng.randint(least, most)
 
-    def spawn(self, name: str, taps: Sequence[str]) -> Qemu:
-        made = self.running[name] = Qemu(self, name, taps, self.some(SECOND // 2, 2 * SECOND) + self.boot_delay)
+    def spawn(self, name: str, taps: Sequence[str], note: Callable[[Any], None]) -> Qemu:
+        made = Qemu(self, name, taps, self.some(SECOND // 2, 2 * SECOND) + self.boot_delay)
+        note(made)
+        self.running[name] = made
         if name in self.refused:
             self.clock.after(20 * MS, lambda: made.die("exited with status 1"), self.scope)
         elif name in self.doomed:

@@ -6,6 +6,8 @@ cannot undo it. QEMU's memory is charged to its control group from the first pag
 devices leaves it only the taps that it inherited. Its root folder has programs, libraries and its own scratch folder
 and no other file of the appliance, so an attacker who breaks out of one guest cannot read another's image. It runs as a
 user of its own. Whatever else it needs it inherits as open descriptors.
+Nothing of this happens before bypassd says on standard input that it has recorded the process: one that bypassd left
+unrecorded when it died would hold the guest's taps, and no later bypassd would know it.
 Standard library only; lives for milliseconds. A failure is one line on standard error and exit status 125.
 
     python -I -S launch.py '{"uid": .., "groups": [..], "cgroup": "..", "scratch": "..", "root": ".."}' PROGRAM ARG...
@@ -28,6 +30,14 @@ _MS_REC, _MS_PRIVATE = 16384, 1 << 18
 PROGRAMS = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/ld.so.conf")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/kvm")
 OOM_SCORE = "500"  # when memory runs out, guests go before anything of the appliance
+
+
+def _wait_until_recorded() -> None:
+    if not os.read(0, 1):
+        raise OSError(0, "bypassd ended before it had recorded this process")
+    nothing = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(nothing, 0)
+    os.close(nothing)
 
 
 def _join(cgroup: str) -> None:
@@ -101,6 +111,7 @@ def main(arguments: list[str]) -> int:
     about, program, *argv = arguments
     asked = json.loads(about)
     try:
+        _wait_until_recorded()
         _join(asked["cgroup"])
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write(OOM_SCORE)

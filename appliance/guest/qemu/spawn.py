@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +49,12 @@ class SpawnPlace:
     group: Path | None
 
 
-def spawn(machine: Machine, place: SpawnPlace) -> Process:
-    """Start QEMU; GuestError if something that it needs is missing."""
+def spawn(machine: Machine, place: SpawnPlace, note: Callable[[Process], None]) -> Process:
+    """Start QEMU; GuestError if something that it needs is missing.
+
+    QEMU runs once `note` has recorded the process, so that it is never left to a bypassd that does not know it. If
+    `note` fails, or bypassd dies before, the process ends without having run QEMU.
+    """
     fds = command.plan(machine)
     uid = uid_of(machine.hop)
     given: dict[int, int] = {}
@@ -88,7 +92,19 @@ def spawn(machine: Machine, place: SpawnPlace) -> Process:
         # Looked up here: without privileges, the launcher may not even be able to read its own libraries.
         program = shutil.which(program) or program
         launcher = [sys.executable, "-I", "-S", str(launch.__file__), json.dumps(about)]
-        return Process.start([*launcher, program, *argv], given, log)
+        waits, go = os.pipe2(os.O_CLOEXEC)
+        give(0, waits)
+        opened.callback(os.close, go)
+        started = Process.start([*launcher, program, *argv], given, log)
+        try:
+            note(started)
+        except BaseException:
+            started.kill()
+            started.wait()
+            started.reap()
+            raise
+        os.write(go, b"\n")
+        return started
 
 
 def _open(name: str, path: Path, *, written: bool) -> int:

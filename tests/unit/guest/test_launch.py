@@ -34,14 +34,18 @@ class Place:
             image.write_text(image.name)
             image.chmod(0o644)
 
-    def sh(self, script: str, program: str = "/bin/sh") -> str:
-        """What a shell in QEMU's place says; the image is its descriptor 9."""
+    def sh(self, script: str, program: str = "/bin/sh", *, recorded: bool = True) -> str:
+        """What a shell in QEMU's place says; the image is its descriptor 9. `recorded`: bypassd has recorded it."""
         about = {"uid": UID, "groups": [], "cgroup": "", "scratch": str(self.scratch), "root": str(self.run / "root")}
         words = [sys.executable, "-I", "-S", str(launch.__file__), json.dumps(about), program, "-c", script]
         log = self.root / "log"
         log.unlink(missing_ok=True)
+        waits, go = os.pipe2(os.O_CLOEXEC)
         with self.image.open("rb") as image:
-            ran = Process.start(words, {9: image.fileno()}, log)
+            ran = Process.start(words, {0: waits, 9: image.fileno()}, log)
+        os.close(waits)
+        os.write(go, b"\n" * recorded)
+        os.close(go)
         ran.wait(20)
         ran.reap()
         return log.read_text()
@@ -64,6 +68,14 @@ def test_no_file_of_another_guest(place: Place) -> None:
         assert "No such file" in place.sh(f"ls -d {path}"), path
     seen = set(place.sh("cd /; echo *").split())
     assert seen <= {"bin", "dev", "etc", "lib", "lib32", "lib64", "proc", "sbin", "usr", place.root.parts[1]}
+
+
+def test_it_runs_only_once_bypassd_has_recorded_it(place: Place) -> None:
+    """A bypassd that dies before leaves no QEMU that nobody knows; then standard input is empty, as ever."""
+    said = place.sh("echo ran", recorded=False)
+    assert "bypassd ended before it had recorded this process" in said
+    assert "ran\n" not in said
+    assert place.sh("cat; echo ran") == "ran\n"
 
 
 def test_only_the_scratch_folder_can_be_written(place: Place) -> None:

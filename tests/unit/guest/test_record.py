@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -14,7 +16,7 @@ from appliance.config.schema import model
 from appliance.errors import GuestError
 from appliance.guest import process_start
 from appliance.guest.console import Console
-from appliance.guest.qemu import resources, spawn
+from appliance.guest.qemu import command, resources
 from appliance.guest.qemu.process import Process
 from appliance.guest.qemu.record import STATE_FILE, Record
 from appliance.guest.run import Run
@@ -53,19 +55,22 @@ def test_no_place_for_the_record_and_no_process_is_left(tmp_path: Path, monkeypa
     """It would run beside the one that the next bypassd starts."""
     started: list[Process] = []
 
-    def start(*_: object) -> Process:
-        started.append(Process.start(["sleep", "60"], {}, tmp_path / "log"))
+    def start(words: Sequence[str], *given: Any) -> Process:
+        started.append(real(words, *given))
         return started[0]
 
-    run = a_run(Paths(tmp_path))
+    run, real = a_run(Paths(tmp_path)), Process.start
     (Paths(tmp_path).guests / "ips1" / f"{STATE_FILE}.new").mkdir(parents=True)
-    machine = cast(Any, type("Machine", (), {"hugepages": False, "memory": 1}))
+    machine = SimpleNamespace(hugepages=False, memory=1, hop=1, accel="tcg", queues=1)
     monkeypatch.setattr(process_start, "_ready", lambda *_: (machine, ()))
-    monkeypatch.setattr(spawn, "spawn", start)
+    monkeypatch.setattr(command, "plan", lambda _: command.Plan(range(0), None, range(0), None, None, None, ()))
+    monkeypatch.setattr(command, "build", lambda _: ["touch", str(tmp_path / "ran")])
+    monkeypatch.setattr(Process, "start", start)
     with pytest.raises(GuestError, match="cannot be recorded there: Is a directory"):
         asyncio.run(run.begin())
     with pytest.raises(ProcessLookupError):
         os.kill(started[0].pid, 0)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_no_place_for_its_folder_is_one_clear_line(tmp_path: Path) -> None:
