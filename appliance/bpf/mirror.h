@@ -15,7 +15,8 @@
 /* Whether a hop's frames in this segment are those of a mirror, under this policy. */
 static __always_inline bool is_mirror(__u64 policy, __u32 hop, __u32 segment)
 {
-	__u32 at = (((policy & 1) * MAX_HOPS + (hop & (MAX_HOPS - 1))) * MAX_SEGMENTS + (segment & (MAX_SEGMENTS - 1))) * 2;
+	__u32 at =
+	    (((policy & 1) * MAX_HOPS + (hop & (MAX_HOPS - 1))) * MAX_SEGMENTS + (segment & (MAX_SEGMENTS - 1))) * 2;
 	struct continuation *next = bpf_map_lookup_elem(&continuations, &at);
 
 	return next && next->kind == CONT_MIRROR;

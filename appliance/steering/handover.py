@@ -46,7 +46,7 @@ def _mirrors(config: Config) -> frozenset[Role]:
 
 def _inline(config: Config) -> frozenset[Role]:
     paths = _changed_rules(config, lambda rule: msgspec.structs.replace(rule, mirrors=()))
-    hops = [hop.name for hop in (*config.guest, *config.remote)]
+    hops = [guest.name for guest in config.guest] + [remote.name for remote in config.remote]
     return frozenset((hop, segment) for hop in hops for segment in segments_of(paths, hop))
 
 

@@ -73,9 +73,7 @@ def _beside(context: Context, name: str) -> list[str]:
     return [hop for other in shown["beside"] for hop in groups.get(other, [other])]
 
 
-def _round(
-    context: Context, beside: list[str], name: str, share: int, stop: Interrupt
-) -> tuple[Passed, Passed] | None:
+def _round(context: Context, beside: list[str], name: str, share: int, stop: Interrupt) -> tuple[Passed, Passed] | None:
     """What went into and came out of the hops beside the mirror, and of it; None: too much to read."""
     text = _sample(share)
     shift = time.time_ns() - time.monotonic_ns()

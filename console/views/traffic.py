@@ -69,9 +69,12 @@ groups = columns_of("groups", "no groups are configured", [
 def _mirror(row: Row) -> Row:
     lost, known = row.get("lost"), row.get("available") is not None
     state = "available" if row.get("available") else "not available"
-    return {**row, "state": state if known else None,
-            "lost": sum(lost.values()) if isinstance(lost, dict) else None,
-            **{key: ", ".join(cell(one) for one in row.get(key) or []) for key in ("segments", "rules", "beside")}}
+    return {
+        **row,
+        "state": state if known else None,
+        "lost": sum(lost.values()) if isinstance(lost, dict) else None,
+        **{key: ", ".join(cell(one) for one in row.get(key) or []) for key in ("segments", "rules", "beside")},
+    }
 
 
 mirrors = columns_of("mirrors", "no hop is a mirror (rule NAME mirrors)", [

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -106,9 +107,7 @@ CHAIN = Rule(name="r", path=("a", "b"), mirrors=(Mirror("m"), Mirror("n", beside
         (lambda twin: back(twin, "a", Side.LAN), []),
     ],
 )
-def test_a_mirror_sees_what_the_hop_beside_it_gets(
-    make: Make, way: Callable[[Twin], Where], copies: list[str]
-) -> None:
+def test_a_mirror_sees_what_the_hop_beside_it_gets(make: Make, way: Callable[[Twin], Where], copies: list[str]) -> None:
     """Each frame once in each direction, as it comes to that hop."""
     twin = make(CHAIN)
     assert copied(twin, twin.both(way(twin), tcp(), "tc")) == copies
@@ -127,7 +126,7 @@ def test_also_where_that_hop_is_not_available(make: Make) -> None:
 
 
 @pytest.mark.parametrize("require", ["any", "all"])
-def test_whether_a_mirror_is_available_changes_nothing(make: Make, require: str) -> None:
+def test_whether_a_mirror_is_available_changes_nothing(make: Make, require: Literal["any", "all"]) -> None:
     """No lease, no supervisor: it keeps getting copies, and no rule lacks it."""
     twin = make(Rule(name="r", path=("a",), mirrors=(Mirror("m"),), on_unavailable="block", require=require))
     twin.lease("m", good=False)
@@ -259,6 +258,7 @@ def test_kernel_and_model_agree_on_mirrors(
 
 
 # -- on devices --------------------------------------------------------------------------------------------------------
+
 
 def hop(made: Datapath, name: str = "canary") -> HopCount:
     return made.counters().hops[name]

@@ -376,7 +376,9 @@ class Rule(Answer):
     excess: Count | UnsetType = UNSET
     keep_shunts: bool = False
     shunted: Count | UnsetType = UNSET
-    mirrors: Annotated[list[RuleMirror], Meta(description="hops that get copies of its frames")] = field(default_factory=list)
+    mirrors: Annotated[list[RuleMirror], Meta(description="hops that get copies of its frames")] = field(
+        default_factory=list
+    )
 
 
 class Shunt(Answer):

@@ -17,7 +17,8 @@ Hint = Callable[[str, Iterable[str]], str]
 def findings(config: Config, reach: Mapping[str, tuple[str, ...]], hint: Hint) -> Iterator[Finding]:
     """`reach`: by name in a path, the hops behind it. `hint`: the end of an error about an unknown word."""
     groups = {group.name for group in config.group}
-    tagged = {hop.name for hop in (*config.guest, *config.remote) if hop.tags}
+    tagged = {guest.name for guest in config.guest if guest.tags}
+    tagged |= {remote.name for remote in config.remote if remote.tags}
     for index, rule in enumerate(config.rule):
         if len(rule.mirrors) > limits.MAX_MIRRORS:
             what = f"{len(rule.mirrors)} are more than MAX_MIRRORS = {limits.MAX_MIRRORS}"
@@ -46,9 +47,7 @@ def findings(config: Config, reach: Mapping[str, tuple[str, ...]], hint: Hint) -
             yield Finding(f"segment {segment.name}: attach", ("segment", index, "attach"), what)
 
 
-def _wrong_hop(
-    name: str, reach: Mapping[str, tuple[str, ...]], groups: set[str], tagged: set[str], hint: Hint
-) -> str:
+def _wrong_hop(name: str, reach: Mapping[str, tuple[str, ...]], groups: set[str], tagged: set[str], hint: Hint) -> str:
     if name in groups:
         return f'"{name}" is a group; mirrors are guests and remotes only'
     if name not in reach:

@@ -19,9 +19,7 @@ FRAMES = {"udp": udp(), "tcp": tcp(), "arp": KINDS["arp"]}
 def passed(*ways: tuple[bytes, bytes | None], took: int = 100 * US, direction: int = 0) -> Passed:
     """Frames into a hop, one a millisecond, and what each came out as; None: it did not."""
     into = [Seen(at * 1000 * US, direction, frame) for at, (frame, _) in enumerate(ways)]
-    out = [
-        Seen(at * 1000 * US + took, direction, came) for at, (_, came) in enumerate(ways) if came is not None
-    ]
+    out = [Seen(at * 1000 * US + took, direction, came) for at, (_, came) in enumerate(ways) if came is not None]
     return Passed(into, out)
 
 
