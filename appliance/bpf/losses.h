@@ -75,6 +75,23 @@ static __always_inline void lose(__u32 from, __u32 to, __u32 loss, __u64 frames)
 		__sync_fetch_and_add(&counter->unsent[loss], frames);
 }
 
+/* Whether a frame on its way to this slot is a copy for a mirror, and its original another one. */
+static __always_inline bool is_copy(__u32 to)
+{
+	struct control *c = bpf_map_lookup_elem(&control, &zero);
+
+	return c && is_mirror(c->policy, to >> 5, to >> 1 & (MAX_SEGMENTS - 1));
+}
+
+/* Lost by the mirror alone. */
+static __always_inline void lose_copy(__u32 to)
+{
+	struct loss_counter *counter = bpf_map_lookup_elem(&loss_counters, &to);
+
+	if (counter)
+		__sync_fetch_and_add(&counter->unsent[LOSS_QUEUE], 1);
+}
+
 static __always_inline __u32 loss_of(int error)
 {
 	switch (-error) {
@@ -149,7 +166,9 @@ int frame_freed(struct bpf_raw_tracepoint_args *ctx)
 	to = slot_of(fields, device);
 	if (to == SLOT_UNKNOWN)
 		return 0;
-	if (to != from)
+	if (to != from && is_copy(to))
+		lose_copy(to);
+	else if (to != from)
 		lose(from, to, LOSS_QUEUE, 1);
 	else if ((__u32)ctx->args[2] == FREED_WITHOUT_REASON)
 		lose(from, SLOT_UNKNOWN, LOSS_GONE, 1); /* we give a reason; the redirect, to no device, gives none */

@@ -98,17 +98,10 @@ static __always_inline __u32 judge(struct scratch *s, __u32 hop, __u64 hold_down
 	return REASON_TAKEN;
 }
 
-static __always_inline void note(struct scratch *s, __u32 hop, __u32 reason)
+static __always_inline void note_step(struct scratch *s, __u32 hop, __u32 reason)
 {
-	struct hop_counter *counter;
-	struct trace *t;
+	struct trace *t = tracing(s);
 
-	if (reason != REASON_TAKEN) {
-		counter = hop_count(s, hop);
-		if (counter)
-			counter->skipped[reason & (REASON_PLACES - 1)]++;
-	}
-	t = tracing(s);
 	if (t && t->steps < MAX_TRACE) {
 		struct step *step = &t->step[t->steps & (MAX_TRACE - 1)];
 
@@ -119,6 +112,18 @@ static __always_inline void note(struct scratch *s, __u32 hop, __u32 reason)
 		step->reason = reason;
 		t->steps++;
 	}
+}
+
+static __always_inline void note(struct scratch *s, __u32 hop, __u32 reason)
+{
+	struct hop_counter *counter;
+
+	if (reason != REASON_TAKEN) {
+		counter = hop_count(s, hop);
+		if (counter)
+			counter->skipped[reason & (REASON_PLACES - 1)]++;
+	}
+	note_step(s, hop, reason);
 }
 
 #include "groups.h"
@@ -378,9 +383,10 @@ out:
 /*
  * The first hop from here on that may have the frame; 0 none. `missing`: the rule requires every hop, and one of the
  * remaining ones is not available; one that does not accept such frames is not required. `excess`: the frame exceeds a
- * hop's limit; it bypasses that hop, or is dropped if the rule blocks the excess.
+ * hop's limit; it bypasses that hop, or is dropped if the rule blocks the excess. `at`: the position of that hop.
  */
-static __always_inline __u32 next_hop(struct scratch *s, const struct rule *rule, bool *missing, bool *excess)
+static __always_inline __u32 next_hop(struct scratch *s, const struct rule *rule, bool *missing, bool *excess,
+				      __u32 *at)
 {
 	__u32 position = s->start, first = 0, chosen;
 
@@ -397,8 +403,10 @@ static __always_inline __u32 next_hop(struct scratch *s, const struct rule *rule
 			position += s->direction == SIDE_LAN ? 1 : -1;
 			continue;
 		}
-		if (chosen && !first)
+		if (chosen && !first) {
 			first = chosen;
+			*at = position;
+		}
 		if (!(rule->flags & RULE_ALL) ? chosen : !chosen && s->wanted) {
 			*missing = !chosen;
 			break;
@@ -407,6 +415,8 @@ static __always_inline __u32 next_hop(struct scratch *s, const struct rule *rule
 	}
 	return first;
 }
+
+#include "mirror.h"
 
 /* A dry run: count what the rule would do with a frame from a port. */
 static __always_inline void only_count(const struct scratch *s, const struct rule *rule, struct rule_counter *counter,
@@ -431,7 +441,7 @@ static __always_inline int walk(int kind, void *ctx)
 	struct rule_counter *rule_count = NULL;
 	struct hop_counter *hop_counter;
 	struct rule *rule = NULL;
-	__u32 from, outcome, shunts, chosen = 0;
+	__u32 from, outcome, shunts, chosen = 0, at = 0;
 	bool missing = false, excess = false;
 	int action;
 
@@ -472,16 +482,21 @@ static __always_inline int walk(int kind, void *ctx)
 	if (rule && rule->flags & RULE_RESET)
 		find_tcp(kind, ctx, s);
 	if (rule)
-		chosen = next_hop(s, rule, &missing, &excess);
+		chosen = next_hop(s, rule, &missing, &excess, &at);
 	if (rule && !from && segment_has(s, SEGMENT_DRY_RUN)) {
 		if (excess && !s->reset && rule_count)
 			rule_count->excess++;
+		outcome = OUTCOME_STRAIGHT;
+		if (rule->path[0].kind == ITEM_NONE)
+			goto out;
 		if (rule_count)
 			only_count(s, rule, rule_count, chosen && !missing,
 				   rule->flags & RULE_ALL ? missing : !s->available, excess && !s->reset);
 		outcome = OUTCOME_DRY_RUN;
 		goto out;
 	}
+	if (kind == TC && rule && rule->mirrors[0])
+		mirror(ctx, chosen && !missing, at);
 	if (excess && s->reset)
 		next_program(kind, ctx, PROGRAM_RESET);
 	if (excess && rule_count)
@@ -506,6 +521,10 @@ static __always_inline int walk(int kind, void *ctx)
 		count(&s->device, OUTCOME_BLOCKED, s->length);
 		record(&s->device, s, VERDICT_DROP, 0, OUTCOME_BLOCKED);
 		return drop(kind);
+	}
+	if (rule && rule->path[0].kind == ITEM_NONE) { /* only mirrors; no frame comes back from them */
+		outcome = OUTCOME_STRAIGHT;
+		goto out;
 	}
 	if (s->shunted && !from)
 		outcome = OUTCOME_SHUNTED;

@@ -89,6 +89,8 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 		next = bpf_map_lookup_elem(&continuations, &at);
 		if (!next)
 			return pass(kind);
+		if (next->kind == CONT_MIRROR)
+			return from_mirror(kind, device, length);
 		counter = hop_count(s, device->hop);
 		if (!shunting && device->flags & DEVICE_TAGS) {
 			vid = take_tag(kind, ctx);
@@ -249,6 +251,8 @@ static __always_inline int entry(int kind, void *ctx, __u32 ifindex, bool copies
 			record(device, NULL, VERDICT_STACK, 0, OUTCOME_HEARTBEAT);
 			return pass(kind);
 		}
+		if (frame_length(kind, ctx) < ETH_HLEN && is_mirror(policy, device->hop, device->segment))
+			return from_mirror(kind, device, frame_length(kind, ctx));
 	}
 	length = frame_length(kind, ctx);
 	if (length < ETH_HLEN)

@@ -35,6 +35,7 @@
  *                          it continues there. If not (the hop changed what the filters test), it continues by the
  *                          first rule that contains the hop, and is counted as `returned_unmatched`.
  *   CONT_NONE              no rule contains the hop (any more): out, counted as `returned_unmatched`.
+ *   CONT_MIRROR            the hop gets copies only (mirror.h): dropped, so that no frame leaves twice.
  * Not possible: distinguishing two rules for a frame that a hop has changed beyond recognition; keeping both directions
  * of a flow on one member of a group after a hop that rewrites addresses; detecting that guests with tags send a frame
  * in a loop.
@@ -42,7 +43,7 @@
 #ifndef STEER_H
 #define STEER_H
 
-#define LAYOUT_VERSION 6
+#define LAYOUT_VERSION 7
 
 #define MAX_SEGMENTS 16
 #define MAX_HOPS 128 /* ids 1..127; 0 means "no hop": the ports, and the supervisor's own lease */
@@ -50,6 +51,7 @@
 #define MAX_RULES 4096
 #define MAX_PATH 8	  /* hops and groups in one path */
 #define MAX_MEMBERS 8	  /* hops in one group */
+#define MAX_MIRRORS 4	  /* hops that get copies of a rule's frames */
 #define BUCKETS 1024	  /* of one group, a power of two */
 #define MAX_DEVICES 65536 /* highest ifindex + 1 */
 #define MAX_SLOTS 4096	  /* MAX_HOPS * 2 * MAX_SEGMENTS */
@@ -208,7 +210,8 @@ enum continuation_kind {
 	CONT_NONE,
 	CONT_END,
 	CONT_STATIC,
-	CONT_CLASSIFY
+	CONT_CLASSIFY,
+	CONT_MIRROR, /* the hop is a mirror in this segment: what comes out of it is dropped */
 };
 
 /* What happened to a frame; each is counted once, under the device it came from: in = the sum of these. */
@@ -229,9 +232,10 @@ enum outcome {
 	OUTCOME_RESET,	 /* became a TCP reset, or was dropped, because the group's member that knows its flow failed */
 	OUTCOME_SHUNTED, /* to the other port: no hop of the path took it, and one because it has shunted the flow */
 	OUTCOME_DRY_RUN, /* port to port: what the rule would do with it is only counted */
+	OUTCOME_MIRROR,	 /* dropped: from a hop that is a mirror, which only gets copies */
 	OUTCOMES,
 };
-#define OUTCOME_PLACES 16 /* entries in the map; OUTCOMES must fit */
+#define OUTCOME_PLACES 20 /* entries in the map; OUTCOMES must fit */
 
 /* Why a device did not send a frame that was on its way to it (losses.h). */
 enum loss {
@@ -262,6 +266,7 @@ enum reason {
 	REASON_KEPT,	     /* not available, and its flows go around the group meanwhile */
 	REASON_RESET,	     /* not available, and its flows are reset */
 	REASON_SHUNTED,	     /* it has said that it does not need the flow */
+	REASON_MIRRORED,     /* a mirror: it gets a copy */
 	REASONS,
 };
 
@@ -317,6 +322,11 @@ struct rule {
 		__u8 id;
 	} path[MAX_PATH];
 	__u32 shunts; /* enum rule_shunts */
+	/*
+	 * Hops that get copies, ended by 0: id in the lower byte, and in the upper one the position in the path beside which
+	 * the mirror is, whose frames it gets. A path without hops has one item, ITEM_NONE, if it has mirrors.
+	 */
+	__u16 mirrors[MAX_MIRRORS];
 };
 
 struct group {
@@ -433,6 +443,8 @@ struct hop_counter {
 	__u64 skipped[REASON_PLACES]; /* by reason */
 	__u64 bad_tag;		      /* tag of a hop that is unknown, not available, or itself */
 	__u64 returned_unmatched;
+	struct tally copies; /* it got as a mirror; those that its tap did not take included (losses.h) */
+	__u64 uncopied;	     /* the kernel had no memory for a copy, or the tap was gone */
 };
 
 /* Captures at one device, as bit sets, and how many bytes they want. */

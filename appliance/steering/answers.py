@@ -10,15 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType, structs
 
 from appliance.api.schema import state
-from appliance.steering.kernel.layout import Loss, Side
+from appliance.steering.kernel.layout import Loss, Outcome, Side
 from appliance.steering.policy import on_overload
 from appliance.system.netdev_facts import refused
 
 if TYPE_CHECKING:
-    from appliance.config.schema.model import Group, Rule
+    from appliance.config.schema.model import Group, Mirror, Rule
     from appliance.filter.report import Report
     from appliance.steering.kernel.counters import Counters, DeviceCount, HopCount, RuleCount
     from appliance.steering.kernel.leases import Leases
@@ -55,6 +55,37 @@ def rule(configured: Rule, why: str, count: RuleCount | None) -> state.Rule:
         excess=UNSET if count is None else count.excess,
         keep_shunts=configured.keep_shunts,
         shunted=UNSET if count is None else count.shunted,
+        mirrors=[state.RuleMirror(hop=mirror.hop, beside=_beside(configured, mirror)) for mirror in configured.mirrors],
+    )
+
+
+def _beside(configured: Rule, mirror: Mirror) -> str:
+    """The hop or group whose frames the mirror gets; "" if the path has none."""
+    return mirror.beside or next(iter(configured.path), "")
+
+
+def mirror(
+    hop: str, segments: Sequence[str], rules: Sequence[Rule], available: bool | UnsetType, count: HopCount | None
+) -> state.Mirror:
+    """A hop that is a mirror by these rules, with its counters, where the datapath has any."""
+    besides = [_beside(rule, one) for rule in rules for one in rule.mirrors if one.hop == hop]
+    shown = state.Mirror(
+        name=hop,
+        segments=list(segments),
+        rules=[rule.name for rule in rules],
+        beside=list(dict.fromkeys(beside for beside in besides if beside)),
+        available=available,
+    )
+    if count is None:
+        return shown
+    return structs.replace(
+        shown,
+        copied_frames=count.copies,
+        copied_bytes=count.copied_octets,
+        lost=causes(count.unsent),
+        skipped={reason.name.lower(): times for reason, times in count.skipped.items() if times},
+        uncopied=count.uncopied,
+        returned_frames=sum(tap.frames.get(Outcome.MIRROR, 0) for tap in count.taps.values()),
     )
 
 
@@ -127,6 +158,9 @@ def _hop(count: HopCount) -> state.HopCounters:
         returned_unmatched=count.returned_unmatched,
         unsent=causes(count.unsent),
         taps=_by_place(count.taps),
+        copies=count.copies,
+        copied_bytes=count.copied_octets,
+        uncopied=count.uncopied,
     )
 
 

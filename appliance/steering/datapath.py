@@ -12,7 +12,7 @@ import hashlib
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -132,11 +132,11 @@ class Datapath:
         whole: bool = False,
         mtu: int = 0,
         patient: bool = False,
-        tunnels: Sequence[str] = (),
+        needs_tc: str = "",
     ) -> tuple[Attachment, Attachment]:
         """Put a segment's two ports in line."""
         return self._devices.attach_segment(
-            segment, lan, wan, mode, whole=whole, mtu=mtu, patient=patient, tunnels=tunnels
+            segment, lan, wan, mode, whole=whole, mtu=mtu, patient=patient, needs_tc=needs_tc
         )
 
     def mtu(self, segment: str) -> int:
@@ -188,17 +188,17 @@ class Datapath:
 
     # -- policy -------------------------------------------------------------------------------------------------------
 
-    def set_policy(self, config: Config) -> PolicyReport:
+    def set_policy(self, config: Config, silent: frozenset[tuple[str, str]] = frozenset()) -> PolicyReport:
         """Compile the configuration's steering and switch to it: one store, no frame lost, none under both policies.
 
-        ConfigError or FilterError names what is wrong, and the present policy stays in force.
+        `silent`: as in `compile_policy`. ConfigError or FilterError names what is wrong, and the present policy stays.
         """
-        return self.switch_policy(self.prepare_policy(config))
+        return self.switch_policy(self.prepare_policy(config, silent))
 
-    def prepare_policy(self, config: Config) -> Prepared:
+    def prepare_policy(self, config: Config, silent: frozenset[tuple[str, str]] = frozenset()) -> Prepared:
         """Compile, and load the programs beside the running ones; no frame is affected. May run in a thread."""
         began = time.monotonic_ns()
-        policy = compile_policy(config, self._names)
+        policy = compile_policy(config, self._names, silent)
         generation = (self.generation + 1) & 0xFFFFFFFF
         generated = load_programs(self._kernel, policy, generation, self._devices.several)
         return Prepared(policy, generation, generated, began)

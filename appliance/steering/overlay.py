@@ -6,7 +6,8 @@ and a flow in quarantine bypasses one guest. The configuration itself is not cha
 datapath. A registration that does not fit (any more) is left out, without an error.
 
 A flow in quarantine becomes a rule directly before each rule that would send it to the guest: that rule's match and
-the flow, with its path without the guest (and without the groups that contain it). If a rule fails closed
+the flow, with its path without the guest (and without the groups that contain it), which gets no copies of it either.
+If a rule fails closed
 (`on_unavailable`) and nothing is left of its path, or it requires all of it, there is no such rule.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from appliance.config.schema import limits
-from appliance.config.schema.model import Config, Rule
+from appliance.config.schema.model import Config, Mirror, Rule
 from appliance.system import files
 
 MAX_QUARANTINED = 32
@@ -100,12 +101,18 @@ def _ways(config: Config, flow: Quarantined) -> set[str]:
 def _around(config: Config, rule: Rule, quarantined: tuple[Quarantined, ...], taken: set[str]) -> Iterator[Rule]:
     for flow in quarantined:
         path = tuple(name for name in rule.path if name not in _ways(config, flow))
-        if path == rule.path or _closed(rule, path):
+        mirrors = tuple(_moved(mirror, path) for mirror in rule.mirrors if mirror.hop not in flow.guests)
+        if (path == rule.path and mirrors == rule.mirrors) or (path != rule.path and _closed(rule, path)):
             continue
         number = next(n for n in range(1, len(taken) + 2) if f"{flow.name}-{n}" not in taken)
         taken.add(f"{flow.name}-{number}")
         match = f"({rule.match}) and ({flow.match})" if rule.match.strip() else flow.match
-        yield msgspec.structs.replace(rule, name=f"{flow.name}-{number}", match=match, path=path)
+        yield msgspec.structs.replace(rule, name=f"{flow.name}-{number}", match=match, path=path, mirrors=mirrors)
+
+
+def _moved(mirror: Mirror, path: tuple[str, ...]) -> Mirror:
+    """The mirror in a shorter path: if the hop beside it is gone, beside the first one."""
+    return mirror if mirror.beside in path else Mirror(mirror.hop)
 
 
 def _closed(rule: Rule, path: tuple[str, ...]) -> bool:

@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING
 from appliance.causes import Cause
 from appliance.config.check.lint import Finding
 from appliance.config.schema.model import Config, Segment
-from appliance.config.schema.served import with_remotes
+from appliance.config.schema.served import with_mirrors, with_remotes
 from appliance.errors import BypassError, DatapathError, UnreachableError
 from appliance.hardware.links import Links
 from appliance.part import PATIENCE_NS, Alive, in_thread
 from appliance.steering import overlay as laid
 from appliance.steering.attachment_watch import AttachmentWatch, Fault, look
+from appliance.steering.handover import SETTLE_S, between
+from appliance.steering.kernel.attach_mode import needs_tc
 from appliance.steering.overlay import Overlay
 from appliance.steering.unavailable import lacking
 
@@ -56,9 +58,14 @@ class Retry:
         self.tries += 1
 
 
-def _port_keys(segment: Segment) -> tuple[object, ...]:
+def _needs_tc(config: Config, segment: str) -> str:
+    """Why its hops need tc; "" if they do not."""
+    return needs_tc(with_remotes(config).get(segment, ()), with_mirrors(config).get(segment, ()))
+
+
+def _port_keys(segment: Segment, config: Config) -> tuple[object, ...]:
     """What its ports are attached by."""
-    return segment.lan, segment.wan, segment.attach, segment.mtu
+    return segment.lan, segment.wan, segment.attach, segment.mtu, _needs_tc(config, segment.name)
 
 
 class Steering:
@@ -164,6 +171,13 @@ class Steering:
         old, self._config = self._config, config
         if datapath is None:
             return  # `start` will take it
+        try:
+            for step in between(old, config):
+                await asyncio.to_thread(datapath.set_policy, laid.apply(step.config, self.overlay), step.silent)
+                await asyncio.sleep(SETTLE_S)
+        except BypassError:
+            self._config = old
+            raise
         if self._prepared is None or self._prepared.generation != datapath.generation + 1:
             await self.prepare(config)
         prepared, self._prepared = self._prepared, None
@@ -179,7 +193,7 @@ class Steering:
             if new is None or (new.lan, new.wan) != (segment.lan, segment.wan):
                 datapath.detach_segment(segment.name)
                 self._faults.pop(segment.name, None)
-            if new is None or _port_keys(new) != _port_keys(segment):
+            if new is None or _port_keys(new, config) != _port_keys(segment, old):
                 self._attached.pop(segment.name, None)
                 self._retries.pop(segment.name, None)
         self._attach()
@@ -313,9 +327,9 @@ class Steering:
         name = segment.name
         try:
             patient = retry.tries < PATIENT_TRIES
-            tunnels = with_remotes(self._config).get(name, ())
+            why = _needs_tc(self._config, name)
             modes = self.datapath.attach_segment(
-                name, *ports, segment.attach, mtu=segment.mtu, patient=patient, tunnels=tunnels
+                name, *ports, segment.attach, mtu=segment.mtu, patient=patient, needs_tc=why
             )
         except BypassError as error:
             self._failed(name, error, retry, now)

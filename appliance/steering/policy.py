@@ -63,6 +63,7 @@ class CompiledRule:
     through: tuple[str, ...] = ()
     shunts: int = 0  # SHUNTS_POSSIBLE, SHUNTS_KEPT
     link_down: bool = False  # while it blocks for want of hops, the segment's ports are held down
+    mirrors: tuple[tuple[int, int], ...] = ()  # position in the path, and hop: it gets copies of what passes there
 
     @property
     def strictness(self) -> int:
@@ -89,7 +90,7 @@ class Policy:
 
     `chains`: the rules of each segment that can be reached, in order, as indexes. `link_local`: segments whose
     link-local control frames enter no hop. `fragments`: segments in which later fragments match the rule of their
-    first one. `dry_run`: segments whose rules are only counted.
+    first one. `dry_run`: segments whose rules are only counted. `mirrors`: (hop, segment), hops that get copies there.
     """
 
     segments: dict[str, int]
@@ -102,6 +103,7 @@ class Policy:
     link_local: frozenset[int] = frozenset()
     fragments: frozenset[int] = frozenset()
     dry_run: frozenset[int] = frozenset()
+    mirrors: frozenset[tuple[int, int]] = frozenset()
 
     def constant(self, segment: int) -> int:
         """Index of the rule that matches every frame of the segment, or NO_MATCH if filters must be run."""
@@ -115,8 +117,8 @@ class Policy:
     def ids(self, item: tuple[Item, int]) -> frozenset[int]:
         """The hops that one item of a path stands for."""
         kind, number = item
-        if kind is Item.HOP:
-            return frozenset((number,))
+        if kind is not Item.GROUP:
+            return frozenset((number,) if kind is Item.HOP else ())
         group = next(group for group in self.groups.values() if group.id == number)
         return frozenset(self.hops[name].id for name in group.members)
 
@@ -215,7 +217,27 @@ def _path(
                 flags |= layout.RULE_ACCEPT
             if hops[member].tracked:
                 flags |= layout.RULE_HASH
+    if rule.mirrors and not path:  # walked for its mirrors only: nothing is missing, so nothing is blocked
+        path.append((Item.NONE, 0))
+        flags = 0
+    if any(hops[mirror.hop].accept_bit != layout.NO_ACCEPT_BIT for mirror in rule.mirrors if mirror.hop in hops):
+        flags |= layout.RULE_ACCEPT
     return tuple(path), flags
+
+
+def _mirrors(rule: Rule, hops: dict[str, CompiledHop]) -> tuple[tuple[int, int], ...]:
+    """The rule's mirrors: beside which position of the path, and the hop."""
+    where = f"rule {rule.name}: mirrors"
+    if len(rule.mirrors) > layout.MAX_MIRRORS:
+        raise ConfigError(where, f"{len(rule.mirrors)}, the most is {layout.MAX_MIRRORS}")
+    found = []
+    for mirror in rule.mirrors:
+        if mirror.hop not in hops:
+            raise ConfigError(where, f'there is no guest or remote "{mirror.hop}"')
+        if mirror.beside and mirror.beside not in rule.path:
+            raise ConfigError(where, f'"{mirror.beside}" is not in the path')
+        found.append((rule.path.index(mirror.beside) if mirror.beside else 0, hops[mirror.hop].id))
+    return tuple(found)
 
 
 def _shunts(rule: Rule, hops: dict[str, CompiledHop], groups: dict[str, CompiledGroup]) -> int:
@@ -258,9 +280,15 @@ def _remainders(policy: Policy, segment: int, hop: int, direction: int) -> list[
         for position, item in enumerate(path):
             if hop in policy.ids(item):
                 rest = path[position + 1 :] if direction == 0 else tuple(reversed(path[:position]))
+                ahead = 1 if direction == 0 else -1
+                mirrors = tuple(
+                    (steps, mirror)
+                    for at, mirror in policy.rules[index].mirrors
+                    if (steps := (at - position) * ahead) > 0
+                )
                 # What becomes of a frame for which one of these is missing tells rules apart, too.
                 strict = policy.rules[index].strictness if rest else 0
-                found.append((GoesOn(Continuation.STATIC, index, position), (rest, strict)))
+                found.append((GoesOn(Continuation.STATIC, index, position), (rest, strict, mirrors)))
     return found
 
 
@@ -269,6 +297,9 @@ def _continuations(policy: Policy) -> dict[tuple[int, int, int], GoesOn]:
     for segment in policy.chains:
         for hop in (h.id for h in policy.hops.values()):
             for direction in (0, 1):
+                if (hop, segment) in policy.mirrors:
+                    result[hop, segment, direction] = GoesOn(Continuation.MIRROR)
+                    continue
                 found = _remainders(policy, segment, hop, direction)
                 if not found:
                     continue
@@ -291,9 +322,10 @@ def _tells_fragments_apart(rule: CompiledRule) -> bool:
         return False
 
 
-def compile_policy(config: Config, names: Names) -> Policy:
+def compile_policy(config: Config, names: Names, silent: frozenset[tuple[str, str]] = frozenset()) -> Policy:
     """Check the configuration's steering and make the tables.
 
+    `silent`: (hop, segment) whose frames are dropped there, as those of a mirror, although it gets no copies.
     ConfigError names the table and key that is wrong; `names` may have learned new names by then, which is harmless.
     What is wrong in a filter's text is found elsewhere.
     """
@@ -318,7 +350,16 @@ def compile_policy(config: Config, names: Names) -> Policy:
         shunts = _shunts(rule, hops, groups)
         rules.append(
             CompiledRule(
-                rule.name, match, path, flags, counters[rule.name], where, rule.through, shunts=shunts, link_down=down
+                rule.name,
+                match,
+                path,
+                flags,
+                counters[rule.name],
+                where,
+                rule.through,
+                shunts=shunts,
+                link_down=down,
+                mirrors=_mirrors(rule, hops),
             )
         )
     chains: dict[int, tuple[int, ...]] = {}
@@ -335,9 +376,12 @@ def compile_policy(config: Config, names: Names) -> Policy:
         segment for segment, chain in chains.items() if any(_tells_fragments_apart(rules[index]) for index in chain)
     )
     dry_run = frozenset(segments[segment.name] for segment in config.segment if segment.dry_run)
+    mirrors = frozenset(
+        (hop, segment) for compiled in rules for segment in compiled.segments for _, hop in compiled.mirrors
+    ) | {(hops[hop].id, segments[segment]) for hop, segment in silent if hop in hops and segment in segments}
     policy = Policy(
         segments, hops, groups, tuple(rules), chains, accepts,
-        link_local=link_local, fragments=fragments, dry_run=dry_run,
+        link_local=link_local, fragments=fragments, dry_run=dry_run, mirrors=mirrors,
     )  # fmt: skip
     policy.continuations.update(_continuations(policy))
     return policy

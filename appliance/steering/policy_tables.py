@@ -31,6 +31,8 @@ def write_policy(maps: dict[str, Map[Any, Any]], policy: Policy, half: int) -> N
         value = layout.RuleValue(length=len(rule.path), flags=rule.flags, counter=rule.counter, shunts=rule.shunts)
         for position, (kind, number) in enumerate(rule.path):
             value.path[position].kind, value.path[position].id = kind, number
+        for place, (position, hop) in enumerate(rule.mirrors):
+            value.mirrors[place] = position << 8 | hop
         rules[half * layout.MAX_RULES + index] = value
     maps["rules"].set_all(rules)
     maps["segments"].set_all(

@@ -314,13 +314,18 @@ def traffic(counters: Counters) -> list[Family]:
         ("sent_frames", "Frames sent to a hop"), ("sent_bytes", "Bytes sent to a hop"),
         ("returned_frames", "Frames that came back from a hop, without heartbeats"),
         ("unmatched_frames", "Frames that came back from a hop and belong to no path"),
-        ("bad_tag_frames", "Frames with a tag that names no next hop"))}  # fmt: skip
+        ("bad_tag_frames", "Frames with a tag that names no next hop"),
+        ("copied_frames", "Frames copied to a hop as a mirror, not in sent_frames"),
+        ("copied_bytes", "Bytes copied to a hop as a mirror"),
+        ("uncopied_frames", "Frames for a mirror of which the kernel could make no copy"))}  # fmt: skip
     skipped = Family("hop_skipped_frames", "counter", "Frames that skipped a hop, by reason")
     untaken = Family("hop_unsent_frames", "counter", "Frames for a hop that its taps did not deliver, by cause")
     for name, there in counters.hops.items():
         values: dict[str, Any] = {"sent_frames": there.to_frames, "sent_bytes": there.to_octets,
                                   "returned_frames": there.from_frames, "unmatched_frames": there.returned_unmatched,
-                                  "bad_tag_frames": there.bad_tag}  # fmt: skip
+                                  "bad_tag_frames": there.bad_tag, "copied_frames": there.copies,
+                                  "copied_bytes": there.copied_octets,
+                                  "uncopied_frames": there.uncopied}  # fmt: skip
         for key, value in values.items():
             hop[key].add(value, hop=name)
         for reason, frames in there.skipped.items():

@@ -57,6 +57,7 @@ class Show:
         add(methods.STATUS_SHOW, self.status, doc="state of the appliance on one page")
         add(methods.SEGMENTS_SHOW, self.segments, doc="segments with relay, cause, ports and links")
         add(methods.GROUPS_SHOW, self.groups, doc="groups, and which of their members are available")
+        add(methods.MIRRORS_SHOW, self.mirrors, doc="hops that get copies of frames, and how many")
         add(methods.RELAYS_SHOW, self.relays, doc="relays: position, and what they do when nobody drives them")
         since = Param("string", "clear: since they were cleared", required=False, choices=("load", "clear"))
         doc = "rules in order, with frames, and how their filters were compiled"
@@ -85,6 +86,11 @@ class Show:
         """groups.show"""
         self._config()
         return status.groups(self._system, time.monotonic_ns())
+
+    async def mirrors(self, _: Params) -> list[state.Mirror]:
+        """mirrors.show"""
+        self._config()
+        return status.mirrors(self._system, time.monotonic_ns())
 
     async def relays(self, _: Params) -> list[state.BoardRelay]:
         """relays.show"""

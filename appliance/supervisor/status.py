@@ -17,6 +17,7 @@ from appliance.api.schema import state
 from appliance.api.schema.guests import Guest
 from appliance.api.schema.remotes import Remote
 from appliance.causes import DESCRIPTION, Cause
+from appliance.config.schema.served import mirrored
 from appliance.hardware import data_partition, relay_facts
 from appliance.hardware.board import Relay
 from appliance.keeper.client import KeeperState
@@ -127,6 +128,22 @@ def groups(system: System, now: int) -> list[state.Group]:
     rules = {group.name: [rule.name for rule in config.rule if group.name in rule.path] for group in config.group}
     leases = datapath.leases if datapath is not None else None
     return [answers.group(group, rules[group.name], leases, now) for group in config.group]
+
+
+def mirrors(system: System, now: int) -> list[state.Mirror]:
+    """All hops that are mirrors, by name."""
+    config, datapath = system.steering.effective, system.steering.datapath
+    leases = datapath.leases if datapath is not None else None
+    counts = datapath.counters().hops if datapath is not None else {}
+    found = []
+    for hop, segments in sorted(mirrored(config).items()):
+        rules = [rule for rule in config.rule if any(mirror.hop == hop for mirror in rule.mirrors)]
+        found.append(
+            answers.mirror(
+                hop, segments, rules, UNSET if leases is None else leases.available(hop, now), counts.get(hop)
+            )
+        )
+    return found
 
 
 def remotes(system: System) -> list[Remote]:

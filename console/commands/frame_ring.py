@@ -50,8 +50,11 @@ class Place(NamedTuple):
 class FrameRing:
     """A running capture. `places` by number; `lost`: frames lost, as last reported by `count`."""
 
-    def __init__(self, client: Client, params: dict[str, object]) -> None:
-        """Start it. Errors are those of the client: an unknown name, an invalid filter, no datapath."""
+    def __init__(self, client: Client, params: dict[str, object], shift: int | None = None) -> None:
+        """Start it. Errors are those of the client: an unknown name, an invalid filter, no datapath.
+
+        `shift`: from the kernel's clock to that of the frames, in ns; the same for rings whose times are compared.
+        """
         from appliance.system.libbpf import Ring
 
         self._client = client
@@ -63,7 +66,7 @@ class FrameRing:
             int(point["slot"]): Place(str(point["name"]), str(point["description"])) for point in result["points"]
         }
         self.copied = self.lost = 0
-        self._shift = time.time_ns() - time.monotonic_ns()  # the kernel stamps by CLOCK_MONOTONIC
+        self._shift = shift if shift is not None else time.time_ns() - time.monotonic_ns()  # stamps: CLOCK_MONOTONIC
 
     def __enter__(self) -> Self:
         return self

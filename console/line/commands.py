@@ -8,7 +8,7 @@ new row. Pure data, and quick to import: nothing here needs the daemon or a term
 from __future__ import annotations
 
 from console.line.command import Arg, Command, Option
-from console.line.configure_commands import FORM, TAKEOVER, WHICH
+from console.line.configure_commands import FORM, TAKEOVER, UNIT, WHICH
 from console.line.machine_commands import CLOCK, LICENCES, LLDP, LOGS, PORTS, POWER, SYSTEM
 from console.line.reach_commands import REACH
 
@@ -128,6 +128,7 @@ SHOW = (
     _show("remotes", "remotes: state, cause, lease, tunnel, and the way to it", view="remotes"),
     _show("remote", "one remote: its checks, its tunnels and their counters, the way to it", REMOTE, view="remote"),
     _show("groups", "groups: which members are available, and how flows are shared", view="groups"),
+    _show("mirrors", "mirrors: hops that get copies of frames, how many, and how many were lost", view="mirrors"),
     _counted("rules", (), "rules in order, with the number of frames they matched", "clear"),
     Command(
         ("show", "rules", "detail"),
@@ -206,6 +207,42 @@ CRASHES = (
         view="done",
         options=(JSON,),
         wait=30.0,
+    ),
+)
+
+MIRROR = Arg("NAME", "a mirror", source="mirrors")
+CANARY = (
+    Command(
+        (
+            "canary",
+            MIRROR,
+            "compare",
+            Arg("SECONDS", "how long; or with a unit: 10s, 5min; default: 10", optional=True, time=True),
+            UNIT,
+        ),
+        "compare a mirror with the hop beside it, frame by frame: forwarded, changed, dropped, latency",
+        local="canary:compare",
+        role="operator",
+        view="canary",
+        options=(JSON,),
+    ),
+    Command(
+        ("canary", MIRROR, "promote"),
+        "the mirror becomes inline and the hop beside it the mirror, in one commit; no frame is lost or sent twice",
+        local="canary:promote",
+        role="admin",
+        view="config-commit",
+        options=(JSON,),
+        wait=120.0,
+    ),
+    Command(
+        ("canary", Arg("NAME", "an inline hop", source="guests"), "demote"),
+        "the way back: the inline hop becomes a mirror, and the mirror beside it, if there is one, inline",
+        local="canary:demote",
+        role="admin",
+        view="config-commit",
+        options=(JSON,),
+        wait=120.0,
     ),
 )
 
@@ -575,6 +612,7 @@ TOPICS: dict[str, tuple[Command, ...]] = {
     "Board": BOARD,
     "Guests": GUESTS,
     "Remotes": REMOTES,
+    "Mirrors": CANARY,
     "Incidents": (*INCIDENTS, *CLEAR),
     "Images": IMAGES,
     "Access": ACCESS,
@@ -597,6 +635,7 @@ GROUPS: dict[str, str] = {
     "clear": "restart the count of frames or incidents, or end shunts",
     "board": "the board that this firmware runs on",
     "locate": "make an LED of the box blink",
+    "canary": "compare a mirror with the hop beside it, and let them change places",
     "drill": "exercise relay, watchdog and power, and keep the result",
     "crash-log": "crash reports of the machine",
     "crash-count": "counted crashes of the machine, which lead to safe mode",

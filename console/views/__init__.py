@@ -33,6 +33,8 @@ _WHERE: dict[str, str] = {
     "quarantine": "incidents.quarantine",
     "shunts": "shunts.table_of_all",
     "groups": "traffic.groups",
+    "mirrors": "traffic.mirrors",
+    "canary": "canary.compared",
     "rules": "traffic.rules",
     "rules-detail": "traffic.rules_detail",
     "counters": "traffic.counters",

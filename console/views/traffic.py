@@ -11,9 +11,18 @@ from console.render import BOLD, PLAIN, Row, Style, cell, generic, paint, table
 from console.views.common import about, columns_of, hang, rows_of
 
 
+def _mirror_word(mirror: Row, path: Any) -> str:
+    """A mirror of a rule; a path of several hops needs to say whose frames it gets."""
+    several = isinstance(path, list) and len(path) > 1
+    return cell(mirror.get("hop")) + (f" beside {cell(mirror.get('beside'))}" if several else "")
+
+
 def _path(row: Row) -> Row:
     path = row.get("path")
     shown = " > ".join(cell(hop) for hop in path) if isinstance(path, list) else path
+    copies = ", ".join(_mirror_word(mirror, path) for mirror in rows_of(row.get("mirrors")))
+    if copies:
+        shown = f"{shown or 'straight'} (copies: {copies})"
     unavailable = row.get("on_unavailable")
     if unavailable is not None and row.get("require") == "all":
         unavailable = f"{cell(unavailable)}, all required"
@@ -55,6 +64,24 @@ groups = columns_of("groups", "no groups are configured", [
     ("name", "GROUP"), ("state", "STATE"), ("kind", "KIND"), ("there", "AVAILABLE"), ("minimum", "MINIMUM"),
     ("hash", "FLOWS BY"), ("on_member_failure", "FLOWS OF A FAILED MEMBER"), ("members", "MEMBERS"), ("rules", "RULES"),
 ], _group)  # fmt: skip
+
+
+def _mirror(row: Row) -> Row:
+    lost, known = row.get("lost"), row.get("available") is not None
+    state = "available" if row.get("available") else "not available"
+    return {
+        **row,
+        "state": state if known else None,
+        "lost": sum(lost.values()) if isinstance(lost, dict) else None,
+        **{key: ", ".join(cell(one) for one in row.get(key) or []) for key in ("segments", "rules", "beside")},
+    }
+
+
+mirrors = columns_of("mirrors", "no hop is a mirror (rule NAME mirrors)", [
+    ("name", "MIRROR"), ("state", "STATE"), ("segments", "SEGMENTS"), ("beside", "BESIDE"),
+    ("copied_frames", "COPIES"), ("copied_bytes", "BYTES"), ("lost", "LOST"), ("returned_frames", "SENT, DROPPED"),
+    ("rules", "RULES"),
+], _mirror)  # fmt: skip
 
 
 def _since(data: Any) -> str:

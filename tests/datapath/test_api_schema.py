@@ -50,6 +50,7 @@ ASKED: list[tuple[str, dict[str, object]]] = [
     ("status.show", {}),
     ("segments.show", {}),
     ("groups.show", {}),
+    ("mirrors.show", {}),
     ("relays.show", {}),
     ("rules.show", {}),
     ("counters.show", {}),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -339,7 +339,7 @@ class DatapathModel:
         *,
         mtu: int = 0,
         patient: bool = False,
-        tunnels: Sequence[str] = (),
+        needs_tc: str = "",
     ) -> tuple[Attachment, ...]:
         kernel = self.kernel
         for port in (lan, wan):
@@ -420,7 +420,7 @@ class DatapathModel:
     def switch_policy(self, prepared: PreparedModel) -> None:
         self.kernel.generation = prepared.generation
 
-    def set_policy(self, config: Config) -> None:
+    def set_policy(self, config: Config, silent: frozenset[tuple[str, str]] = frozenset()) -> None:
         self.switch_policy(self.prepare_policy(config))
 
     def hop_id(self, name: str) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from socket import htonl
@@ -18,7 +19,7 @@ from appliance.steering.datapath import Datapath
 from appliance.steering.explain.backends import LOOPBACK, furnish, matches, run
 from appliance.steering.explain.model import Decision, Gate, Lease, Model, Shunt, ShuntLimit, State, Where
 from appliance.steering.kernel import layout
-from appliance.steering.kernel.layout import Outcome, Role, Side, Verdict, slot
+from appliance.steering.kernel.layout import Outcome, Reason, Role, Side, Verdict, slot
 from appliance.steering.kernel.shunted_flow import ShuntedFlow
 from appliance.system import libbpf
 
@@ -109,9 +110,9 @@ class Twin:
         longest = self.state.longest.get(slot(0, where.segment, direction ^ 1), layout.NO_MATCH)
         return run(self.datapath, where, frame, kind, flags=flags, longest=longest)
 
-    def decide(self, where: Where, frame: bytes, now: int | None = None) -> Decision:
-        """The model's answer."""
-        model = Model(self.policy, self.state, matches)
+    def decide(self, where: Where, frame: bytes, now: int | None = None, *, kind: str = "xdp") -> Decision:
+        """The model's answer; mirrors get copies by tc only."""
+        model = Model(self.policy, self.state, matches, copying=kind == "tc")
         return model.decide(where, frame, time.monotonic_ns() if now is None else now)
 
     @staticmethod
@@ -126,7 +127,8 @@ class Twin:
             # Only the model, and it must not learn from it.
             return Model(self.policy, copy.deepcopy(self.state), matches).decide(where, frame, time.monotonic_ns())
         before, all_before = self.counted(where), self.everything(where) if self.repeats else {}
-        decision = self.decide(where, frame)
+        copied = self.copied()
+        decision = self.decide(where, frame, kind=kind)
         answer = self.kernel(where, frame, kind)
         # With tc an inner tag may have moved to the metadata, so resulting frames are only compared with XDP.
         out = decision.frame if kind == "xdp" else answer.frame
@@ -137,6 +139,8 @@ class Twin:
             outcome: after[outcome] - before[outcome] for outcome in Outcome if after[outcome] != before[outcome]
         }
         assert changed == {decision.outcome: 1}, f"counted {changed}, not one {decision.outcome.name}"
+        copies = Counter(step.hop for step in decision.steps if step.reason is Reason.MIRRORED)
+        assert self.copied() == copied + copies, "copies"
         if where.role is Role.PORT and decision.outcome in (Outcome.STRAIGHT, Outcome.OVERSIZE, Outcome.NO_DEVICE):
             self.short_way(where, frame, kind, decision)
         elif self.repeats:
@@ -159,7 +163,7 @@ class Twin:
 
         `changes`: of the counters, by the decision at first; the model sees the frame again as well.
         """
-        again = self.decide(where, frame)
+        again = self.decide(where, frame, kind=kind)
         before, all_before = self.counted(where), self.everything(where)
         action, out = self.run_plain(program, where, frame, kind)
         if replace(again, frame=decision.frame) == decision:
@@ -170,6 +174,12 @@ class Twin:
         leaves = again.outcome in (Outcome.TO_HOP, *layout.LEAVING)
         assert sent is (leaves or (again.outcome is Outcome.RESET and again.verdict is Verdict.PORT))
         assert kind == "tc" or not sent or out == again.frame
+
+    def copied(self) -> Counter[int]:
+        """Frames copied to each hop as a mirror."""
+        counters = self.maps["hop_counters"]
+        hops = [hop.id for hop in self.policy.hops.values()]
+        return Counter({hop: sum(value.copies.frames for value in counters.per_cpu(hop)) for hop in hops})
 
     def everything(self, where: Where) -> dict[str, int]:
         """All that is counted for a frame from there: of the device, of every rule, of every hop."""

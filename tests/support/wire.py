@@ -50,6 +50,8 @@ class Wire:
         self._folder = tempfile.TemporaryDirectory(prefix="tw-bpffs-")
         self.pins = Path(self._folder.name) / "fs" / "bypass"
         self.sent = 0
+        self.repeated = 0
+        """Frames of `stream` that arrived once more."""
 
     def __enter__(self) -> Self:
         try:
@@ -146,6 +148,16 @@ class Wire:
             if address[2] != socket.PACKET_OUTGOING and frame[:6] == at:
                 return int(struct.unpack_from("!Q", frame, 14)[0])
 
+    def others(self, *, back: bool = False) -> int:
+        """Send one more frame, and count those that arrive before it."""
+        self.sent += 1
+        self.send(self.sent - 1, back=back)
+        found = 0
+        while (got := self._receive(LAN_MAC if back else WAN_MAC)) != self.sent - 1:
+            assert got is not None, "the frame itself did not arrive"
+            found += 1
+        return found
+
     def stream(self, frames: int, *, meanwhile: Callable[[int], object] = lambda _: None) -> list[int]:
         """Send frames in each direction; returns the missing numbers. Calls `meanwhile(sent)` between windows."""
         lost: list[int] = []
@@ -160,6 +172,7 @@ class Wire:
                     got = self._receive(LAN_MAC if back else WAN_MAC)
                     if got is None:
                         break
+                    self.repeated += got not in wanted
                     wanted.discard(got)
                 lost += sorted(wanted)
             meanwhile(first + len(numbers))

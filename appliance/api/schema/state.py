@@ -325,6 +325,33 @@ class SegmentSet(Answer):
     cause: Cause
 
 
+class RuleMirror(Answer):
+    """A hop that gets copies of a rule's frames. `beside`: the hop or group whose frames; empty: the path has none."""
+
+    hop: str
+    beside: str
+
+
+class Mirror(Answer):
+    """A hop that is a mirror. `rules`: whose frames it gets copies of, in `segments`. Counters are of all segments.
+
+    `lost`: copies that its taps did not take, by cause. `skipped`: frames of which no copy was made, by reason.
+    `returned_frames`: what it sent, which was dropped. Without the datapath there are no counters.
+    """
+
+    name: str
+    segments: list[str]
+    rules: list[str]
+    beside: list[str]
+    available: bool | UnsetType = UNSET
+    copied_frames: Count | UnsetType = UNSET
+    copied_bytes: Count | UnsetType = UNSET
+    lost: dict[str, Count] | UnsetType = UNSET
+    skipped: dict[str, Count] | UnsetType = UNSET
+    uncopied: Annotated[Count, Meta(description="the kernel could make no copy")] | UnsetType = UNSET
+    returned_frames: Count | UnsetType = UNSET
+
+
 class Rule(Answer):
     """A rule and its counters, which are missing while the datapath is down.
 
@@ -349,6 +376,9 @@ class Rule(Answer):
     excess: Count | UnsetType = UNSET
     keep_shunts: bool = False
     shunted: Count | UnsetType = UNSET
+    mirrors: Annotated[list[RuleMirror], Meta(description="hops that get copies of its frames")] = field(
+        default_factory=list
+    )
 
 
 class Shunt(Answer):
@@ -481,6 +511,9 @@ class HopCounters(Answer):
     returned_unmatched: Count
     unsent: dict[str, Count]
     taps: dict[str, DeviceCounters]
+    copies: Annotated[Count, Meta(description="frames copied to it as a mirror, not in to_frames")] = 0
+    copied_bytes: Count = 0
+    uncopied: Annotated[Count, Meta(description="frames of which the kernel could make no copy")] = 0
 
 
 class RuleCounters(Answer):
@@ -571,6 +604,7 @@ class Explained(Answer):
     verdict: Annotated[str, Meta(description="guest:NAME, remote:NAME, port:lan, port:wan, drop or stack")]
     by: str
     why: list[str]
+    mirrors: Annotated[list[str], Meta(description="hops that get a copy, in order")] = field(default_factory=list)
 
 
 class Point(Answer):

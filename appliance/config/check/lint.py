@@ -17,7 +17,7 @@ from appliance.config.check.filter_traps import traps
 from appliance.config.check.unreachable_rules import Finding, never
 from appliance.config.schema.limits import ONE_BUFFER_MTU
 from appliance.config.schema.model import Config, Guest, Remote, Rule
-from appliance.config.schema.served import served
+from appliance.config.schema.served import served, with_mirrors
 from appliance.counted import counted
 
 __all__ = ["Finding", "lint"]
@@ -45,6 +45,7 @@ def lint(config: Config, old: Config | None = None, down: Mapping[str, str] = NO
         *_long_frames(config),
         *_control_frames(config),
         *_dry_runs(config),
+        *_mirrors(config),
         *never(config),
         *traps(config),
         *evaded(config),
@@ -332,6 +333,16 @@ def _shunts(config: Config) -> Iterator[Finding]:
             yield Finding("warning", where, what)
 
 
+def _mirrors(config: Config) -> Iterator[Finding]:
+    """What mirrors cost, and where they get nothing."""
+    for segment, names in with_mirrors(config).items():
+        where = f"segment {segment}: attach"
+        what = f"its ports are attached by tc, which is slower than XDP, because of mirrors: {', '.join(names)}"
+        yield Finding("note", where, what)
+        if any(one.dry_run for one in config.segment if one.name == segment):
+            yield Finding("note", f"segment {segment}: dry_run", f"mirrors get no copies: {', '.join(names)}")
+
+
 def _starts(hop: Guest | Remote) -> bool:
     return hop.autostart
 
@@ -358,18 +369,18 @@ def _unchecked(config: Config) -> Iterator[Finding]:
 def _other_segments(config: Config) -> Iterator[Finding]:
     """Guests in the paths of several segments: one application sees both links."""
     reach = _reach(config)
-    used = {hop for rule in config.rule for name in rule.path for hop in reach.get(name, ())}
+    used = {hop for rule in config.rule for name in rule.names for hop in reach.get(name, ())}
     for guest, segments in zip(config.guest, served(config).values(), strict=True):
         if guest.name in used and len(segments) > 1:
-            rules = [r.name for r in config.rule if any(guest.name in reach.get(name, ()) for name in r.path)]
+            rules = [r.name for r in config.rule if any(guest.name in reach.get(name, ()) for name in r.names)]
             what = f"serves segments {' and '.join(segments)} (rules {', '.join(rules[:6])})"
             yield Finding("warning", f"guest {guest.name}", f"{what}: it must keep the links apart, and fails for both")
 
 
 def _unused(config: Config) -> Iterator[Finding]:
     reach = _reach(config)
-    used = {hop for rule in config.rule for name in rule.path for hop in (name, *reach.get(name, ()))}
+    used = {hop for rule in config.rule for name in rule.names for hop in (name, *reach.get(name, ()))}
     for table, items in (("guest", config.guest), ("remote", config.remote), ("group", config.group)):
         for item in items:
             if item.name not in used:
-                yield Finding("note", f"{table} {item.name}", "is in no rule's path: it gets no traffic")
+                yield Finding("note", f"{table} {item.name}", "is in no rule: it gets no traffic")

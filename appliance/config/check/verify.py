@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from appliance.config.check import verify_access, verify_machine, verify_remote
+from appliance.config.check import verify_access, verify_machine, verify_mirror, verify_remote
 from appliance.config.check import verify_probe as rules
 from appliance.config.check.finding import Finding
 from appliance.config.schema import limits, metadata, shape
@@ -240,6 +240,7 @@ def _rules(config: Config) -> Iterator[Finding]:
             what = f'no segment is named "{rule.segment}"{hint(rule.segment, segments)}'
             yield Finding(f"{where}: segment", ("rule", index, "segment"), what)
         yield from _path(f"{where}: path", ("rule", index, "path"), rule, reach)
+    yield from verify_mirror.findings(config, reach, hint)
 
 
 def _path(where: str, path: Path, rule: Rule, reach: dict[str, tuple[str, ...]]) -> Iterator[Finding]:

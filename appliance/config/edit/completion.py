@@ -109,6 +109,9 @@ def _about(here: Any, index: int) -> str:
     return key_path.short(", ".join(shown))
 
 
+_OF_HOPS = ("group.standby", "group.spare", "group.balance.hop", "rule.mirrors.hop")
+
+
 def _hops(data: key_path.Data) -> list[str]:
     return [name for table in ("guest", "remote") for name in key_path.names(data.get(table), shape.tables(table))]
 
@@ -158,7 +161,7 @@ def _words_for(leaf: Leaf, data: key_path.Data, ports: Sequence[str]) -> list[st
         return list(ports)
     if leaf.path == "rule.segment":
         return key_path.names(data.get("segment"), shape.tables("segment"))
-    if leaf.path in ("rule.path", "group.standby", "group.spare", "group.balance.hop"):
-        groups = key_path.names(data.get("group"), shape.tables("group")) if leaf.path == "rule.path" else []
+    if leaf.path in ("rule.path", "rule.mirrors.beside", *_OF_HOPS):
+        groups = [] if leaf.path in _OF_HOPS else key_path.names(data.get("group"), shape.tables("group"))
         return _hops(data) + groups
     return []

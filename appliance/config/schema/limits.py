@@ -12,6 +12,7 @@ MAX_GROUPS = 64
 MAX_RULES = 4096
 MAX_PATH = 8  # hops in the path of one rule
 MAX_MEMBERS = 8  # hops in one group
+MAX_MIRRORS = 4  # of one rule
 MAX_USERS = 100
 MAX_KEYS = 32  # public keys of one user
 MAX_SYSLOG = 4  # servers

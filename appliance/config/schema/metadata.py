@@ -432,6 +432,16 @@ FIELDS: Final[dict[str, Field]] = {
         "match means what it means to tcpdump",
     ),
     "rule.path": Field("hops in order. Empty: straight to the other port", Effect.POLICY),
+    "rule.mirrors": Field(
+        "hops that get copies of the frames; what they send is dropped, and whether they are available changes nothing."
+        " The segment is attached by tc",
+        Effect.POLICY,
+    ),
+    "rule.mirrors.hop": Field("guest or remote"),
+    "rule.mirrors.beside": Field(
+        "the hop or group of the path whose frames it gets, from both sides; empty: the first one",
+        source="a path of one hop has no other",
+    ),
     "rule.on_unavailable": Field(
         "while too few hops of the path are available (see require): pass the frames (bypass), drop them (block), or"
         " drop them and take down the links of both ports (link-down), so that the neighbours use another path, until"

@@ -263,6 +263,13 @@ class Group(_Struct, frozen=True):
         return (*(member.hop for member in self.balance), *self.standby, *self.spare)
 
 
+class Mirror(_Struct, frozen=True):
+    """A hop that gets copies of a rule's frames; what it sends is dropped."""
+
+    hop: Name
+    beside: str = ""  # the hop or group of the path whose frames it gets, from both sides; "" = the first one
+
+
 class Rule(_Struct, frozen=True):
     """What happens to the frames that `match`; the first rule that matches wins."""
 
@@ -271,6 +278,7 @@ class Rule(_Struct, frozen=True):
     match: str = ""  # pcap filter; "" = every frame
     through: tuple[Literal["vlan", "qinq", "pppoe", "mpls", "snap", "ip6ext", "fragments"], ...] = ()
     path: tuple[Name, ...] = ()
+    mirrors: tuple[Mirror, ...] = ()
     on_unavailable: Literal["bypass", "block", "link-down"] = "bypass"
     require: Literal["any", "all"] = "any"
     on_overload: Literal["auto", "bypass-excess", "block-excess", "bypass-all"] = "auto"  # auto: as on_unavailable
@@ -280,6 +288,11 @@ class Rule(_Struct, frozen=True):
     def fails_closed(self) -> bool:
         """Whether its frames are dropped while too few hops of the path are available."""
         return self.on_unavailable != "bypass"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The hops and groups of the path, and the mirrors."""
+        return (*self.path, *(mirror.hop for mirror in self.mirrors))
 
 
 class Management(_Struct, frozen=True):

@@ -12,7 +12,7 @@ def segments_of(config: Config, hop: str) -> list[str]:
     behind = {group.name: group.members for group in config.group}
     found: set[str] = set()
     for rule in config.rule:
-        if any(hop in behind.get(name, (name,)) for name in rule.path):
+        if any(hop in behind.get(name, (name,)) for name in rule.names):
             found.update([rule.segment] if rule.segment else everywhere)
     return [name for name in everywhere if name in found]
 
@@ -27,6 +27,25 @@ def segment_of(config: Config, remote: Remote) -> str:
     """The one segment that a remote serves; "" where there is no segment. The checks refuse several."""
     found = segments_of(config, remote.name) or [segment.name for segment in config.segment]
     return remote.segment or (found[0] if found else "")
+
+
+def with_mirrors(config: Config) -> dict[str, list[str]]:
+    """For each segment that has any, the hops that are mirrors there."""
+    found: dict[str, list[str]] = {}
+    for rule in config.rule:
+        names = [mirror.hop for mirror in rule.mirrors]
+        for segment in ([rule.segment] if rule.segment else [one.name for one in config.segment]) if names else ():
+            found[segment] = list(dict.fromkeys([*found.get(segment, ()), *names]))
+    return found
+
+
+def mirrored(config: Config) -> dict[str, list[str]]:
+    """For each hop that is a mirror, the segments in which it is one."""
+    found: dict[str, list[str]] = {}
+    for segment, hops in with_mirrors(config).items():
+        for hop in hops:
+            found.setdefault(hop, []).append(segment)
+    return found
 
 
 def with_remotes(config: Config) -> dict[str, list[str]]:

@@ -89,7 +89,7 @@ def run(
     if trace is None:
         raise DatapathError("the datapath wrote no trace")
     outcome, verdict = Outcome(trace.outcome), Verdict(trace.verdict)
-    stops = verdict is Verdict.STACK or outcome in (Outcome.BLOCKED, Outcome.EXCESS)
+    stops = verdict is Verdict.STACK or outcome in (Outcome.BLOCKED, Outcome.EXCESS, Outcome.MIRROR)
     stops |= outcome is Outcome.RESET and verdict is Verdict.DROP
     steps = tuple(
         Step(
@@ -221,9 +221,11 @@ class KernelEngine:
 
     def decide(self, where: Where, frame: bytes) -> Decision:
         """As the kernel does; frames without a whole Ethernet header can only be asked of the model."""
-        if not runs("xdp", frame):
+        copying = any(segment == where.segment for _, segment in self.policy.mirrors)
+        kind = "tc" if copying else "xdp"  # as such a segment is attached
+        if not runs(kind, frame):
             return self._short.decide(where, frame)
-        return run(self._datapath, where, frame, "xdp")
+        return run(self._datapath, where, frame, kind)
 
     def lease(self, hop: int) -> str:
         """As it was asked for."""

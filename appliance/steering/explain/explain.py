@@ -40,6 +40,7 @@ _REASONS = {
     Reason.SUPERVISOR: "skipped: the supervisor's lease has expired",
     Reason.SHUNTED: "skipped: it has shunted the flow of the frame",
     Reason.OVERLOADED: "skipped: overloaded, and the frame exceeds what it carries (on_overload of the rule)",
+    Reason.MIRRORED: "a mirror: gets a copy",
     Reason.TOO_FEW: "skipped: fewer members of the group are available than its minimum",
     Reason.KEPT: 'not available, and it knows the flow, which bypasses the group (on_member_failure = "keep")',
     Reason.RESET: 'not available, and it knows the flow, which is reset (on_member_failure = "reset")',
@@ -60,6 +61,7 @@ _OUTCOMES = {
     Outcome.SHUNTED: "to the other port: a hop of the path has shunted the flow, and no other takes it",
     Outcome.DRY_RUN: "straight to the other port: a dry run (dry_run of the segment) only counts what a rule would do",
     Outcome.EXCESS: "dropped: exceeds what an overloaded hop carries, and the rule says block-excess",
+    Outcome.MIRROR: "dropped: it comes from a mirror, which only gets copies",
     Outcome.RESET: "a TCP reset instead of the frame: the member of the group that knew its flow has failed",
 }
 
@@ -161,6 +163,7 @@ def _way(engine: Engine, number: int, frame: bytes, where: Where, *, words: bool
     first = decision = engine.decide(where, frame)
     why = [*_rules(policy, where, frame, first), *_steps(engine, first)] if words else []
     hops: list[str] = []
+    mirrors = _copied(policy, decision)
     while decision.verdict is Verdict.HOP and decision.slot is not None:
         if len(hops) == MOST_HOPS:
             why.append("and so on: a loop")
@@ -169,6 +172,7 @@ def _way(engine: Engine, number: int, frame: bytes, where: Where, *, words: bool
         hops.append(hop.name)
         out = Side(decision.slot & 1 ^ 1)
         decision = engine.decide(Where(Role.HOP, where.segment, out, hop.id, hop.tags), decision.frame)
+        mirrors += _copied(policy, decision)
         why += [f"from {hop.name}:", *_steps(engine, decision)] if words else []
     why.append(f"{_verdict(policy, decision)}: {_outcome(policy, decision)}")
     return Explained(
@@ -178,7 +182,14 @@ def _way(engine: Engine, number: int, frame: bytes, where: Where, *, words: bool
         verdict=_verdict(policy, first),
         by=engine.name,
         why=why if words else [],
+        mirrors=mirrors,
     )
+
+
+def _copied(policy: Policy, decision: Decision) -> list[str]:
+    """The mirrors that get a copy of the frame."""
+    names = {hop.id: hop.name for hop in policy.hops.values()}
+    return [names[step.hop] for step in decision.steps if step.reason is Reason.MIRRORED]
 
 
 def _outcome(policy: Policy, decision: Decision) -> str:
@@ -249,6 +260,9 @@ def _steps(engine: Engine, decision: Decision) -> Iterator[str]:
             about.insert(0, "asked for by a tag")
         ahead = taken and step.reason is Reason.TAKEN
         reason = "will take it, as the rule requires" if ahead else _REASONS[step.reason]
+        rule = None if decision.rule is None else engine.policy.rules[decision.rule]
+        if step.reason is not Reason.MIRRORED and rule is not None and step.hop in (hop for _, hop in rule.mirrors):
+            reason = f"a mirror, and gets no copy: {reason.removeprefix('skipped: ')}"
         yield f"  {names.get(step.hop, f'hop {step.hop}')} ({'; '.join(about)}): {reason}"
         taken = taken or step.reason is Reason.TAKEN
 

@@ -166,8 +166,9 @@ class _Frame:
 class Model:
     """One appliance. `matches` says whether a pcap filter takes a frame (libpcap's answer)."""
 
-    def __init__(self, policy: Policy, state: State, matches: Matches) -> None:
-        self.policy, self.state, self._matches = policy, state, matches
+    def __init__(self, policy: Policy, state: State, matches: Matches, *, copying: bool = True) -> None:
+        """`copying`: the devices are attached by tc, so mirrors get copies."""
+        self.policy, self.state, self._matches, self._copying = policy, state, matches, copying
         self._hops: dict[int, CompiledHop] = {hop.id: hop for hop in policy.hops.values()}
         self._groups: dict[int, CompiledGroup] = {group.id: group for group in policy.groups.values()}
 
@@ -185,6 +186,8 @@ class Model:
             direction = Side(where.side ^ 1)  # out of the WAN side: on from LAN to WAN
             if self._heartbeat(where.hop, data):
                 return Decision(Outcome.HEARTBEAT, Verdict.STACK, frame=data)
+            if (where.hop, where.segment) in self.policy.mirrors:
+                return Decision(Outcome.MIRROR, Verdict.DROP, frame=data)
         if len(data) < 14:
             return self._leave(where, direction, data, Outcome.UNPARSED)
         if where.role is Role.PORT:
@@ -215,16 +218,21 @@ class Model:
             return self._out(frame, index, Outcome.STRAIGHT)
         if self._kept_out(frame):
             return self._out(frame, None, Outcome.LINK_LOCAL)
-        self._learn(frame)
+        if rule.path[0][0] is not Item.NONE:
+            self._learn(frame)
         order = range(len(rule.path)) if frame.direction is Side.LAN else range(len(rule.path) - 1, -1, -1)
         return self._along(frame, index, order, Outcome.BYPASSED)
 
     def _along(self, frame: _Frame, index: int, order: Sequence[int], otherwise: Outcome) -> Decision:
         """Along what is left of the rule's path; `otherwise`: what becomes of a frame that passes without a hop."""
         rule = self.policy.rules[index]
-        hop, missing = self._walk(frame, rule, order)
+        hop, missing, at = self._walk(frame, rule, order)
+        only_mirrors = rule.path[0][0] is Item.NONE
         if frame.where.role is Role.PORT and frame.where.segment in self.policy.dry_run:
-            return self._out(frame, index, Outcome.DRY_RUN)  # what the rule would do is only counted
+            # What the rule would do is only counted.
+            return self._out(frame, index, Outcome.STRAIGHT if only_mirrors else Outcome.DRY_RUN)
+        if self._copying:
+            self._mirror(frame, rule, order[: order.index(at) + 1] if hop and not missing else order)
         if frame.reset:
             return self._reset(frame, index)
         if frame.exceeds and rule.flags & layout.RULE_EXCESS_BLOCK:
@@ -234,6 +242,8 @@ class Model:
         blocked = missing if rule.flags & layout.RULE_ALL else frame.where.role is Role.PORT and not frame.available
         if blocked and rule.flags & layout.RULE_BLOCK:
             return self._end(frame, Decision(Outcome.BLOCKED, Verdict.DROP, None, index))
+        if only_mirrors:
+            return self._out(frame, index, Outcome.STRAIGHT)
         shunted = frame.shunted and frame.where.role is Role.PORT
         return self._out(frame, index, Outcome.SHUNTED if shunted else otherwise)
 
@@ -315,7 +325,8 @@ class Model:
     def _rest(self, index: int, positions: Sequence[int]) -> tuple[object, ...]:
         """What distinguishes one rule's remaining path from another's."""
         rule = self.policy.rules[index]
-        return (*(rule.path[position] for position in positions), rule.strictness if positions else 0)
+        copies = [(positions.index(at), mirror) for at, mirror in rule.mirrors if at in positions]
+        return (*(rule.path[position] for position in positions), rule.strictness if positions else 0, *copies)
 
     def _continue(self, frame: _Frame) -> tuple[int | None, list[int]]:
         """The rule that a frame from a hop follows, and the rest of its path."""
@@ -334,15 +345,17 @@ class Model:
 
     # -- which hop ----------------------------------------------------------------------------------------------------
 
-    def _walk(self, frame: _Frame, rule: CompiledRule, order: Sequence[int]) -> tuple[int, bool]:
-        """The first hop that may have the frame, 0 none; and whether one that the rule requires is missing."""
-        first = 0
+    def _walk(self, frame: _Frame, rule: CompiledRule, order: Sequence[int]) -> tuple[int, bool, int]:
+        """The first hop that may have the frame, 0 none; whether one that is required is missing; its position."""
+        first, at = 0, 0
         frame.rule = rule
         if rule.shunts:
             frame.shunts = flow_of(frame.data, frame.where.segment, frame.direction)
         for position in order:
             frame.wanted, frame.overloaded, frame.ahead = False, False, first != 0
             kind, number = rule.path[position]
+            if kind is Item.NONE:
+                continue
             if kind is Item.HOP:
                 hop = self._choose(frame, (number,), position, None, None)
             else:
@@ -353,18 +366,35 @@ class Model:
                 none = none or self._knows_failed(frame, members, position, group, bucket)
                 hop = 0 if none else self._choose(frame, members, position, group, bucket)
             if frame.reset:
-                return 0, False
+                return 0, False, at
             if frame.overloaded:
                 frame.exceeds = True
                 if rule.flags & layout.RULE_EXCESS_BLOCK:
                     break
                 continue
-            first = first or hop
+            first, at = (first, at) if first else (hop, position)
             if hop and not rule.flags & layout.RULE_ALL:
                 break
             if not hop and frame.wanted and rule.flags & layout.RULE_ALL:
-                return first, True
-        return first, False
+                return first, True, at
+        return first, False, at
+
+    def _mirror(self, frame: _Frame, rule: CompiledRule, passed: Sequence[int]) -> None:
+        """Copies for the mirrors beside these positions."""
+        for position, hop in rule.mirrors:
+            if position not in passed:
+                continue
+            place = slot(hop, frame.where.segment, frame.direction)
+            longest = self.state.longest.get(place)
+            if longest is None:
+                reason = Reason.UNAVAILABLE
+            elif len(frame.data) > longest:
+                reason = Reason.OVERSIZE
+            elif not self._accepts(frame, hop):
+                reason = Reason.NOT_ACCEPTED
+            else:
+                reason = Reason.OVERLOADED if self._exceeds(frame, place) else Reason.MIRRORED
+            frame.steps.append(Step(hop, reason, position))
 
     def _too_few(self, frame: _Frame, members: Sequence[int], position: int, group: CompiledGroup, bucket: int) -> bool:
         """Whether fewer members than the group's minimum are available, be they draining or not."""

@@ -63,15 +63,15 @@ def longest(mtu: int) -> int:
     return mtu + ETHERNET_HEADER + VLAN_HEADER
 
 
-def choose(asked: str, ports: Sequence[PortFacts], hops: Sequence[str], tunnels: Sequence[str] = ()) -> Choice:
+def choose(asked: str, ports: Sequence[PortFacts], hops: Sequence[str], needs_tc: str = "") -> Choice:
     """`asked`: by the configuration. `hops`: who is attached to the segment and takes frames in one buffer only.
 
-    `tunnels`: hops of the segment that are reached through a tunnel of the kernel.
+    `needs_tc`: why XDP is out of the question, as `needs_tc` below says.
     """
     if asked != "auto":
         return Choice((asked,))
-    if tunnels:
-        return Choice(("tc",), f"XDP cannot send to the tunnels of {', '.join(tunnels)}")
+    if needs_tc:
+        return Choice(("tc",), needs_tc)
     for port in ports:
         if port.altering:
             what = " and ".join(port.altering)
@@ -80,6 +80,18 @@ def choose(asked: str, ports: Sequence[PortFacts], hops: Sequence[str], tunnels:
     if reason and hops:
         return Choice(("tc",), f"{reason}, which guests get by tc only")
     return Choice(("xdp", "tc"))
+
+
+def needs_tc(tunnels: Sequence[str], mirrors: Sequence[str]) -> str:
+    """Why XDP cannot serve a segment with these hops; "" if it can.
+
+    `tunnels`: those that are reached through a tunnel of the kernel. `mirrors`: those that get copies.
+    """
+    if tunnels:
+        return f"XDP cannot send to the tunnels of {', '.join(tunnels)}"
+    if mirrors:
+        return f"XDP cannot copy frames to mirrors: {', '.join(mirrors)}"
+    return ""
 
 
 def in_several_buffers(ports: Iterable[PortFacts]) -> str:

@@ -6,7 +6,7 @@ attach_mode.py says what to try, and why; it is tried here, because only an atte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from appliance.errors import DatapathError
@@ -40,12 +40,12 @@ class Attacher:
         *,
         whole: bool,
         patient: bool,
-        tunnels: Sequence[str] = (),
+        needs_tc: str = "",
     ) -> None:
         """Attach a segment's ports (by slot). Arguments and errors as in `Attachments.attach_segment`."""
         self._altering |= {port.name: offloads.switch_off(port.name) for port in there.values()}
         asked = (mode, mtu)
-        attempt, reason = self._try_ports(segment, there, asked, whole=whole, patient=patient, tunnels=tunnels)
+        attempt, reason = self._try_ports(segment, there, asked, whole=whole, patient=patient, needs_tc=needs_tc)
         for place in there:
             self._slots[place].mode, self._slots[place].reason = attempt, reason
         self._may_change[segment], self._asked[segment] = mode == "auto", asked
@@ -72,7 +72,7 @@ class Attacher:
         *,
         whole: bool,
         patient: bool,
-        tunnels: Sequence[str],
+        needs_tc: str,
     ) -> tuple[str, str]:
         """Attach a segment's ports in the best mode, with the largest MTU for it; returns the mode, and why."""
         mode, mtu = asked
@@ -87,7 +87,7 @@ class Attacher:
             if not self._resize(there, size, demanded=mtu != 0, may_change=mode == "auto"):
                 continue
             accepted = size if accepted is None else accepted
-            choice = attach_mode.choose(mode, self._facts(there.values()), hops, tunnels)
+            choice = attach_mode.choose(mode, self._facts(there.values()), hops, needs_tc)
             if choice.tried[0] != "xdp":
                 why = why or choice.reason
                 break

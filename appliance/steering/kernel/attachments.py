@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
@@ -83,7 +83,7 @@ class Attachments:
         whole: bool = False,
         mtu: int = 0,
         patient: bool = False,
-        tunnels: Sequence[str] = (),
+        needs_tc: str = "",
     ) -> tuple[Attachment, Attachment]:
         """Put a segment's two ports (device names) in line. Idempotent; frames flow as soon as it returns.
 
@@ -91,8 +91,7 @@ class Attachments:
         to devices that have it. `mtu`: of both ports; 0 chooses the largest that XDP allows, and does not change it
         when they are attached again. `whole`: frames arrive with finished checksums, as from a wire, even from a device
         that may leave them unfinished (a veth). `patient`: raise a temporary error instead of trying the next mode,
-        because the caller will call again. `tunnels`: hops of the segment that are reached through a
-        tunnel of the kernel, to which only tc can send.
+        because the caller will call again. `needs_tc`: why the segment's hops need tc; "" if they do not.
         HardwareError if a device is missing; DatapathError if the kernel refuses the requested mode or MTU, or
         something would be lost with XDP.
         """
@@ -101,7 +100,7 @@ class Attachments:
         places = {slot(0, number, side): port for side, port in ports.items()}
         for side, port in ports.items():
             self._slots.enter(Attachment(slot(0, number, side), port, segment, side, "", "", ""), tags=False)
-        self._attacher.attach_ports(segment, places, mode, mtu, whole=whole, patient=patient, tunnels=tunnels)
+        self._attacher.attach_ports(segment, places, mode, mtu, whole=whole, patient=patient, needs_tc=needs_tc)
         several = {port.slot for port in self._slots.ports(segment) if self._attacher.delivers_several(port.device)}
         self.several = (self.several - places.keys()) | several
         self._slots.measure(segment)

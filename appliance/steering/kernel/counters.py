@@ -94,6 +94,9 @@ class HopCount:
     bad_tag: int
     returned_unmatched: int
     taps: dict[tuple[str, Side], DeviceCount] = field(default_factory=dict)  # by segment and side
+    copies: int = 0  # frames copied to it as a mirror
+    copied_octets: int = 0
+    uncopied: int = 0  # of which the kernel could make no copy
 
     @classmethod
     def of(cls, values: list[HopCounterValue], taps: dict[tuple[str, Side], DeviceCount]) -> HopCount:
@@ -101,10 +104,17 @@ class HopCount:
         return cls(
             sum(v.to.frames for v in values),
             sum(v.to.bytes for v in values),
-            {reason: sum(v.skipped[reason] for v in values) for reason in Reason if reason is not Reason.TAKEN},
+            {
+                reason: sum(v.skipped[reason] for v in values)
+                for reason in Reason
+                if reason not in (Reason.TAKEN, Reason.MIRRORED)
+            },
             sum(v.bad_tag for v in values),
             sum(v.returned_unmatched for v in values),
             taps,
+            sum(v.copies.frames for v in values),
+            sum(v.copies.bytes for v in values),
+            sum(v.uncopied for v in values),
         )
 
     @property

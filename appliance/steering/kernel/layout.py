@@ -11,7 +11,7 @@ import ctypes
 from ctypes import c_uint8, c_uint16, c_uint32, c_uint64
 from enum import IntEnum
 
-LAYOUT_VERSION = 6
+LAYOUT_VERSION = 7
 
 MAX_SEGMENTS = 16
 MAX_HOPS = 128
@@ -19,6 +19,7 @@ MAX_GROUPS = 64
 MAX_RULES = 4096
 MAX_PATH = 8
 MAX_MEMBERS = 8
+MAX_MIRRORS = 4
 BUCKETS = 1024
 MAX_DEVICES = 65536
 MAX_SLOTS = 4096
@@ -184,6 +185,7 @@ class Continuation(IntEnum):
     END = 1
     STATIC = 2
     CLASSIFY = 3
+    MIRROR = 4
 
 
 class Outcome(IntEnum):
@@ -205,13 +207,14 @@ class Outcome(IntEnum):
     RESET = 13
     SHUNTED = 14
     DRY_RUN = 15
+    MIRROR = 16
 
 
-OUTCOME_PLACES = 16
+OUTCOME_PLACES = 20
 LEAVING = (Outcome.STRAIGHT, Outcome.BYPASSED, Outcome.OUT, Outcome.UNPARSED, Outcome.NO_PROGRAM, Outcome.LINK_LOCAL,
            Outcome.SHUNTED, Outcome.DRY_RUN)  # fmt: skip
 """Outcomes of frames that leave through a port of the segment."""
-DROPS = (Outcome.BLOCKED, Outcome.NO_DEVICE, Outcome.OVERSIZE, Outcome.EXCESS, Outcome.RESET)
+DROPS = (Outcome.BLOCKED, Outcome.NO_DEVICE, Outcome.OVERSIZE, Outcome.EXCESS, Outcome.RESET, Outcome.MIRROR)
 
 
 class Loss(IntEnum):
@@ -246,6 +249,7 @@ class Reason(IntEnum):
     KEPT = 9
     RESET = 10
     SHUNTED = 11
+    MIRRORED = 12
 
 
 class CopyWay(IntEnum):
@@ -311,6 +315,7 @@ class RuleValue(ctypes.Structure):
         ("counter", c_uint16),
         ("path", ItemValue * MAX_PATH),
         ("shunts", c_uint32),
+        ("mirrors", c_uint16 * MAX_MIRRORS),
     )
 
 
@@ -408,6 +413,8 @@ class HopCounterValue(ctypes.Structure):
         ("skipped", c_uint64 * REASON_PLACES),
         ("bad_tag", c_uint64),
         ("returned_unmatched", c_uint64),
+        ("copies", TallyValue),
+        ("uncopied", c_uint64),
     )
 
 

@@ -65,6 +65,7 @@ OTHER: dict[str, list[Any]] = {  # values for keys that name or count something 
     "rule.segment": ["side"],
     "rule.match": ["icmp"],
     "rule.path": [("c",)],
+    "rule.mirrors": [(model.Mirror(hop="d"),)],
 }
 
 

@@ -15,6 +15,7 @@ from appliance.steering.kernel.attach_mode import (
     choose,
     in_several_buffers,
     longest,
+    needs_tc,
     refusal,
 )
 
@@ -32,10 +33,16 @@ LAN = port("lan0")
 
 def test_a_tunnel_of_the_kernel_takes_tc() -> None:
     """From the start, so that a restart never tries XDP while frames are on their way to it; XDP by order stays."""
-    assert choose("auto", [LAN, port()], (), ("dpi", "ips")) == Choice(
-        ("tc",), "XDP cannot send to the tunnels of dpi, ips"
-    )
-    assert choose("xdp", [LAN, port()], (), ("dpi",)) == Choice(("xdp",))
+    why = needs_tc(("dpi", "ips"), ("canary",))
+    assert why == "XDP cannot send to the tunnels of dpi, ips"
+    assert choose("auto", [LAN, port()], (), why) == Choice(("tc",), why)
+    assert choose("xdp", [LAN, port()], (), why) == Choice(("xdp",))
+
+
+def test_copies_take_tc() -> None:
+    """XDP has no way to copy a frame to a device; without mirrors nothing changes."""
+    assert needs_tc((), ("canary", "ids")) == "XDP cannot copy frames to mirrors: canary, ids"
+    assert needs_tc((), ()) == ""
 
 
 @pytest.mark.parametrize("hops", [(), ("ips",)])
