@@ -2,7 +2,7 @@
 """`canary NAME compare`: does a mirror treat the frames as the hop beside it does? And the commands that swap the two.
 
 Frames into and out of both are copied from the running datapath for a fraction of each second and compared in this
-process: nothing waits for it. If there are too many, a part of the flows is taken (`SHARES`), the same for both.
+process: nothing waits for it. If there are too many, a part of them is taken (`SHARES`), the same of both.
 """
 
 from __future__ import annotations
@@ -105,14 +105,16 @@ def _round(context: Context, beside: list[str], name: str, share: int, stop: Int
 
 
 def _sample(share: int) -> str:
-    """A filter for about one of so many flows or frames, which does not change in most hops: by TCP's sequence numbers
-    and UDP's checksums; everything else is taken."""
+    """A filter for about one of so many frames, by a byte that most hops leave as it is; all that are not IP.
+
+    The eighth byte after the IP header is the lowest of TCP's and ESP's sequence number, of the sequence of an echo, and
+    of UDP's checksum.
+    """
     if share == 1:
         return ""
     some = random.randrange(share)
-    known = f"(tcp[7] & {share - 1} = {some}) or (udp[7] & {share - 1} = {some})"
-    six = f"((ip6[6] = 6 or ip6[6] = 17) and ip6[47] & {share - 1} = {some})"
-    return f"{known} or {six} or not (ip proto 6 or ip proto 17 or ip6 proto 6 or ip6 proto 17)"
+    four = f"ip[((ip[0] & 0xf) << 2) + 7] & {share - 1} = {some}"
+    return f"(ip and {four}) or (ip6 and ip6[47] & {share - 1} = {some}) or not (ip or ip6)"
 
 
 def _passed(frames: list[Frame], since: int, until: int) -> Passed:

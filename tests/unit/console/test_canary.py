@@ -13,11 +13,15 @@ from appliance.config.edit import key_path
 from appliance.config.edit.document import Document
 from appliance.config.schema.model import Mirror, Rule
 from appliance.errors import BypassError
+from console.commands import canary
+from console.commands.canary import _sample
 from console.commands.hop_roles import demoted, promoted
 from console.commands.one_commit import Change
 from console.render import PLAIN
 from console.views.canary import compared
 from console.views.traffic import mirrors, rules
+from tests.support import plain_bpf
+from tests.support.frames import tcp, typed, udp
 
 HEAD = """
 [[segment]]
@@ -157,3 +161,16 @@ def test_a_rule_shows_its_mirrors(path: list[str], shown: str) -> None:
     beside = path[-1] if path else ""
     row = {"name": "web", "match": "tcp", "path": path, "mirrors": [{"hop": "ips2", "beside": beside}]}
     assert shown in rules([row], PLAIN)
+
+
+@pytest.mark.parametrize(
+    "frame", [tcp(sport=1), udp(sport=2), typed(0x0800, bytes.fromhex("45000028000040004032000001010101") + bytes(20))]
+)
+def test_a_sample_takes_each_frame_of_ip_by_one_of_its_parts(frame: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every frame belongs to one part of eight, for the hop and the mirror alike; what is not IP to every part."""
+    shares = []
+    for part in range(8):
+        monkeypatch.setattr(canary.random, "randrange", lambda _, part=part: part)
+        shares.append(_sample(8))
+    assert [plain_bpf.run(plain_bpf.plain(text), frame).takes for text in shares].count(True) == 1
+    assert all(plain_bpf.run(plain_bpf.plain(text), typed(0x88B6, bytes(50))).takes for text in shares)
