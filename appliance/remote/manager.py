@@ -65,6 +65,7 @@ class RemoteManager:
             "remote", make=self._make, forget=self._forget, removed=self._removed
         )
         self._guarded: tuple[str, str] | None = None  # the device and the expression that are installed
+        self._guarding = asyncio.Lock()
         self.dropped = 0  # packets that the filters of the management port dropped
 
     async def start(self) -> None:
@@ -79,7 +80,8 @@ class RemoteManager:
     async def _make(self, remote: model.Remote) -> Remote:
         folder = self._paths.remotes / remote.name
         folder.mkdir(parents=True, exist_ok=True)
-        place = Place(self._datapath, self._space, folder, self._paths.config.parent, self._clock, self._look_at)
+        config = self._paths.config.parent
+        place = Place(self._datapath, self._space, folder, config, self._clock, self._look_at, self._guard)
         return Remote(remote, self._segment(self._config, remote), place, self._transitions)
 
     @staticmethod
@@ -103,21 +105,25 @@ class RemoteManager:
     async def run(self, alive: Alive) -> None:
         """Run all remotes until cancelled."""
         async with self._remotes.running() as tasks:
-            tasks.create_task(self._guard(), name="guard of the tunnels")
+            tasks.create_task(self._guard_always(), name="guard of the tunnels")
             while True:
                 alive()
                 self._remotes.measure()
                 await asyncio.sleep(CHECK_IN_S)
 
+    async def _guard_always(self) -> None:
+        while True:
+            await self._guard()
+            await asyncio.sleep(GUARD_S)
+
     async def _guard(self) -> None:
         """Have the management port drop packets that no tunnel of ours may send, for as long as there are tunnels."""
-        while True:
+        async with self._guarding:
             try:
                 await self._guard_once()
             except BypassError as error:
                 log.warning("forged packets of tunnels are not dropped: %s", error)
                 self._guarded = None
-            await asyncio.sleep(GUARD_S)
 
     async def _guard_once(self) -> None:
         there = [remote for remote in self._remotes if remote.way.device]

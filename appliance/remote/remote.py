@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -66,7 +66,10 @@ class _Checked(NamedTuple):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a remote belongs. `folder`: its run folder; `config`: that of the configuration, for capture files."""
+    """Where a remote belongs. `folder`: its run folder; `config`: that of the configuration, for capture files.
+
+    `guard`: has forged packets dropped on the way of each remote whose way is known. Never raises.
+    """
 
     datapath: Datapath
     space: Namespace
@@ -74,6 +77,7 @@ class Place:
     config: Path
     clock: Callable[[], int]
     look: Look
+    guard: Callable[[], Awaitable[None]]
 
 
 class Remote:
@@ -268,7 +272,9 @@ class Remote:
         self._rebuild, adopted = False, self.tunnels.adoptable
         self._running = True
         try:
-            self._way.begin(self._place.clock(), await self.tunnels.set_up(self._place.look))
+            self._way.begin(self._place.clock(), await self.tunnels.find_way(self._place.look))
+            await self._place.guard()  # before a packet could come out of the tunnels
+            await self.tunnels.set_up(self.way)
         except BypassError:
             self._running = False
             raise

@@ -86,16 +86,20 @@ class Tunnels:
             self._datapath.attach_hop(name, self.config.name, self.segment, side, tags=self.config.tags)
         self._indexes = self._look()
 
-    async def set_up(self, look: Look) -> Way:
-        """Make the devices, or go on with those that are there; returns the way of their packets.
-
-        UnreachableError: not now. RefusedError: not with this way. DatapathError, HardwareError: the kernel refuses.
-        """
+    async def find_way(self, look: Look) -> Way:
+        """The way of their packets. UnreachableError: there is none now. RefusedError: it is too narrow."""
         way = await look(self.config.tunnel, self._space)
         if not way.mtu:
             raise UnreachableError(way.trouble or f"no way to {self.config.tunnel.remote} is known")
         if what := misfit(self.config.tunnel, self._mtu, way.mtu):
             raise RefusedError(what)
+        return way
+
+    async def set_up(self, way: Way) -> None:
+        """Make the devices, or go on with those that are there.
+
+        UnreachableError: not now. DatapathError, HardwareError: the kernel refuses.
+        """
         if not self.adoptable:
             for name, plan, _ in self._planned():
                 await device.make(name, plan, self._space)
@@ -104,7 +108,6 @@ class Tunnels:
         for name, plan, _ in self._planned():
             if device.mark_of(name) != plan.mark:
                 await device.finish(name, plan)
-        return way
 
     def fit(self, way: Way) -> None:
         """Let the devices take what crosses the way whole, and not more. UnreachableError: the kernel refuses."""

@@ -49,6 +49,7 @@ class Kernel:
         self.way = GOOD_WAY
         self.refusal = ""
         self.counted = (0, 0)
+        self.guarded = False
 
     # the datapath
 
@@ -98,9 +99,13 @@ class Kernel:
 
     # the tunnel devices
 
+    async def guard(self) -> None:
+        self.guarded = True
+
     async def make(self, name: str, plan: object, space: object) -> None:
         if self.refusal:
             raise UnreachableError(self.refusal)
+        assert self.guarded, "forged packets would reach the link"
         self.made += 1
         self.devices[name] = (self.made, "")
 
@@ -137,7 +142,7 @@ class Bench:
     def restart(self, config: model.Remote = CONFIG) -> None:
         kernel: Any = self.kernel
         self.folder.mkdir(exist_ok=True)
-        place = Place(kernel, Namespace("none"), self.folder, self.folder, lambda: self.now, kernel.look)
+        place = Place(kernel, Namespace("none"), self.folder, self.folder, lambda: self.now, kernel.look, kernel.guard)
         self.remote = Remote(config, SEGMENT, place, self)
 
     def record(self, change: Change, name: str, old: str, new: str, cause: str, *, detail: str = "") -> None:
