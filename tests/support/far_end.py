@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Far ends of remotes for tests: plain Linux machines that join two tunnels by ordinary commands, those of
+appliance/remote/README.md. They run none of our code.
+
+A far end is a network namespace. The commands are words for `ip`, so a test can run them on this machine or on a board.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+OUR4, FAR4, OUR6, FAR6 = "192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"
+LAN_KEY, WAN_KEY = 17, 18
+UNDERLAY_MTU = 1600
+DEVICES = ("far-lan", "far-wan", "joint")
+
+
+class Kind(NamedTuple):
+    """One kind of tunnel: our configuration without keys, and what the far end adds to `ip link add`."""
+
+    tunnel: dict[str, str | bool]
+    device: str
+    six: bool = False
+
+    @property
+    def toml(self) -> str:
+        """The configuration, as the inside of an inline table."""
+        words = {True: "true", False: "false"}
+        return ", ".join(
+            f'{key} = "{value}"' if isinstance(value, str) else f"{key} = {words[value]}"
+            for key, value in self.tunnel.items()
+        )
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The addresses of the far end and of the appliance."""
+        return (FAR6, OUR6) if self.six else (FAR4, OUR4)
+
+
+KINDS = {
+    "gre4": Kind({"kind": "gre-ethernet", "remote": FAR4, "local": OUR4}, "gretap"),
+    "gre4-options": Kind(
+        {"kind": "gre-ethernet", "remote": FAR4, "sequence": True, "checksum": True}, "gretap seq csum"
+    ),
+    "gre6": Kind({"kind": "gre-ethernet", "remote": FAR6}, "ip6gretap encaplimit none", six=True),
+    "vxlan4": Kind({"kind": "vxlan", "remote": FAR4}, "vxlan dstport 4789"),
+    "vxlan6": Kind({"kind": "vxlan", "remote": FAR6}, "vxlan dstport 4789", six=True),
+    "geneve4": Kind({"kind": "geneve", "remote": FAR4}, "geneve"),
+    "geneve6": Kind({"kind": "geneve", "remote": FAR6}, "geneve", six=True),
+}
+
+
+def device(kind: str, key: int) -> list[str]:
+    """What makes one tunnel of the far end, after the name of the device and its MTU."""
+    near, far = KINDS[kind].ends
+    which, *options = KINDS[kind].device.split()
+    if "gre" in which:
+        return ["type", which, "local", near, "remote", far, "key", str(key), *options]
+    return ["type", which, "id", str(key), "remote", far, *options]
+
+
+def joined(
+    kind: str, *, lan: int = LAN_KEY, wan: int = WAN_KEY, ports: tuple[int, int] | None = None
+) -> list[list[str]]:
+    """The far end: two tunnels and a bridge."""
+    made = ["link add joint type bridge forward_delay 0 mcast_snooping 0".split()]
+    for number, (side, key) in enumerate((("lan", lan), ("wan", wan))):
+        words = device(kind, key)
+        if ports is not None:
+            words[words.index("dstport") + 1] = str(ports[number])
+        made.append(["link", "add", f"far-{side}", "mtu", "1500", *words])
+        made.append(["link", "set", f"far-{side}", "master", "joint", "up"])
+    return [*made, ["link", "set", "joint", "up"]]
