@@ -31,7 +31,7 @@ from appliance.system.namespace import Namespace
 from appliance.system.threads import to_the_end
 from appliance.telemetry.ledger import Ledger
 from appliance.telemetry.subject import Change
-from appliance.tunnel import device, guard, underlay
+from appliance.tunnel import device, guard, secured, underlay
 from appliance.tunnel.plan import plans
 
 log = logging.getLogger(__name__)
@@ -80,8 +80,11 @@ class RemoteManager:
     async def _make(self, remote: model.Remote) -> Remote:
         folder = self._paths.remotes / remote.name
         folder.mkdir(parents=True, exist_ok=True)
-        config = self._paths.config.parent
-        place = Place(self._datapath, self._space, folder, config, self._clock, self._look_at, self._guard)
+        paths = self._paths
+        place = Place(
+            self._datapath, self._space, folder, paths.config.parent, self._clock, paths.wireguard_key,
+            self._look_at, self._guard,
+        )  # fmt: skip
         return Remote(remote, self._segment(self._config, remote), place, self._transitions)
 
     @staticmethod
@@ -93,7 +96,7 @@ class RemoteManager:
         return found
 
     async def _remove_others(self) -> None:
-        """Remove tunnels of remotes that are no longer configured."""
+        """Remove tunnels of remotes that are no longer configured, and what was below them."""
         wanted = {name for remote in self._remotes for name in remote.tunnels.names}
         for name in device.existing():
             if name not in wanted:
@@ -101,6 +104,10 @@ class RemoteManager:
                     await device.remove(name)
                 except UnreachableError as error:
                     log.warning("%s; it is kept", error)
+        below = {remote.tunnels.secured.space for remote in self._remotes if remote.tunnels.secured is not None}
+        for space in secured.existing(self._space):
+            if space not in below:
+                await secured.remove(space)
 
     async def run(self, alive: Alive) -> None:
         """Run all remotes until cancelled."""
@@ -126,11 +133,16 @@ class RemoteManager:
                 self._guarded = None
 
     async def _guard_once(self) -> None:
-        there = [remote for remote in self._remotes if remote.way.device]
+        clear = (remote for remote in self._remotes if remote.tunnels.secured is None)
+        there = [remote for remote in clear if remote.way.device]
         device_of = next((remote.way.device for remote in there), "")
         found = [plan for remote in there for plan in plans(remote.tunnels.config.tunnel)]
         wanted = (device_of, guard.expression(found)) if found else None
         if wanted != self._guarded or await self._count() is None:
+            if self._space.exists:
+                await device.close_listeners(
+                    self._space, {plan.listener for plan in found if plan.listener is not None}
+                )
             if wanted is None and self._guarded is not None:
                 await run(self._space.command(guard.removal(self._guarded[0])), device.LIMIT_S)
             for words in guard.commands(found, device_of) if wanted is not None else ():

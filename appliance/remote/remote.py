@@ -68,7 +68,8 @@ class _Checked(NamedTuple):
 class Place:
     """Where a remote belongs. `folder`: its run folder; `config`: that of the configuration, for capture files.
 
-    `guard`: has forged packets dropped on the way of each remote whose way is known. Never raises.
+    `own_key`: the file with the appliance's WireGuard key. `guard`: has forged packets dropped on the way of each
+    remote whose way is known. Never raises.
     """
 
     datapath: Datapath
@@ -76,6 +77,7 @@ class Place:
     folder: Path
     config: Path
     clock: Callable[[], int]
+    own_key: Path
     look: Look
     guard: Callable[[], Awaitable[None]]
 
@@ -89,7 +91,7 @@ class Remote:
         self.hop = Hop("remote", self.name, place.folder, leases=place.datapath.leases, owner=self, now=place.clock())
         self.tunnels = self._tunnels()
         self.watch: Watch | None = None
-        self._way = WayWatch(self.hop, place.look, place.space)
+        self._way = WayWatch(self.hop)
         self._proved = Proved(place.folder)
         self.restarts = 0
         self._wanted, self._nudge = asyncio.Event(), asyncio.Event()
@@ -99,7 +101,7 @@ class Remote:
 
     def _tunnels(self) -> Tunnels:
         place = self._place
-        return Tunnels(self.config, self._segment.name, self._segment.mtu, place.datapath, place.space)
+        return Tunnels(self.config, self._segment, place.datapath, space=place.space, own_key=place.own_key)
 
     @property
     def state(self) -> HopState:
@@ -274,7 +276,7 @@ class Remote:
         try:
             self._way.begin(self._place.clock(), await self.tunnels.find_way(self._place.look))
             await self._place.guard()  # before a packet could come out of the tunnels
-            await self.tunnels.set_up(self.way)
+            await self.tunnels.set_up(self.way, self._place.folder)
         except BypassError:
             self._running = False
             raise
@@ -316,9 +318,10 @@ class Remote:
 
     async def _look(self, now: int) -> None:
         """Look at the way: it explains a failure, and limits the frames."""
-        way = await self._way.look(now, self.config.tunnel)
+        way = await self.tunnels.look(self._place.look)
+        self._way.judge(now, way)
         if self.tunnels.there:
-            self.tunnels.fit(way)
+            await self.tunnels.fit(way)
 
     def _judge_returned(self, now: int) -> None:
         if self.watch is None or self.state not in SERVING:

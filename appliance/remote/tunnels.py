@@ -6,11 +6,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 from appliance.config.check.verify_remote import misfit
 from appliance.config.schema import encapsulations, limits
-from appliance.config.schema.model import Remote
+from appliance.config.schema.model import Remote, Segment
 from appliance.errors import BypassError, RefusedError, UnreachableError
 from appliance.health.inband_streams import TapPair
 from appliance.hop.hop import HopLeases
@@ -19,6 +21,7 @@ from appliance.steering.kernel.layout import Side
 from appliance.system.namespace import Namespace
 from appliance.tunnel import device
 from appliance.tunnel.plan import Plan, device_name, plans
+from appliance.tunnel.secured import Secured
 from appliance.tunnel.underlay import Look, Way
 
 log = logging.getLogger(__name__)
@@ -40,15 +43,19 @@ class Datapath(HopDatapath, Protocol):
 class Tunnels:
     """The devices of one remote on one segment. They outlive this object and bypassd."""
 
-    def __init__(self, config: Remote, segment: str, mtu: int, datapath: Datapath, space: Namespace) -> None:
-        """`mtu`: the one configured for the segment, 0: none."""
-        self.config, self.segment = config, segment
-        self._mtu, self._datapath, self._space = mtu, datapath, space
-        number, index = datapath.hop_id(config.name), datapath.segment_id(segment)
+    def __init__(
+        self, config: Remote, segment: Segment, datapath: Datapath, *, space: Namespace, own_key: Path
+    ) -> None:
+        """`space`: of the management port; `own_key`: the file with the appliance's WireGuard key."""
+        self.config, self.segment = config, segment.name
+        self._mtu, self._datapath, self._space = segment.mtu, datapath, space
+        number, index = datapath.hop_id(config.name), datapath.segment_id(segment.name)
         names = [device_name(number, index, side) for side in Side]
         self.pair = TapPair(names[Side.LAN], names[Side.WAN])
         self.warning = ""
         self._indexes: tuple[int, ...] = ()
+        below = config.tunnel.wireguard is not None
+        self.secured = Secured(config.tunnel, number, space, own_key) if below else None
 
     @property
     def names(self) -> tuple[str, str]:
@@ -71,10 +78,11 @@ class Tunnels:
 
     @property
     def there(self) -> bool:
-        """Whether the devices are still those that were attached."""
-        return bool(self._indexes) and self._indexes == self._look()
+        """Whether the devices are still those that were attached, and nothing below them is missing."""
+        complete = self.secured is None or not self.secured.gone
+        return complete and bool(self._indexes) and self._indexes == self._present()
 
-    def _look(self) -> tuple[int, ...]:
+    def _present(self) -> tuple[int, ...]:
         try:
             return tuple(socket.if_nametoindex(name) for name in (self.pair.lan, self.pair.wan))
         except OSError:
@@ -84,44 +92,54 @@ class Tunnels:
         """Have the datapath take the frames that come out of the devices, and send to them. DatapathError."""
         for name, _, side in self._planned():
             self._datapath.attach_hop(name, self.config.name, self.segment, side, tags=self.config.tags)
-        self._indexes = self._look()
+        self._indexes = self._present()
+
+    async def look(self, look: Look) -> Way:
+        """The way of their packets as it is now, with what is known against WireGuard on it. Never raises."""
+        way = await look(self.config.tunnel, self._space)
+        if self.secured is None or way.trouble or not self._indexes:
+            return way
+        return replace(way, trouble=await self.secured.look())
 
     async def find_way(self, look: Look) -> Way:
         """The way of their packets. UnreachableError: there is none now. RefusedError: it is too narrow."""
         way = await look(self.config.tunnel, self._space)
         if not way.mtu:
-            raise UnreachableError(way.trouble or f"no way to {self.config.tunnel.remote} is known")
+            raise UnreachableError(way.trouble or f"no way to {self.config.tunnel.far} is known")
         if what := misfit(self.config.tunnel, self._mtu, way.mtu):
             raise RefusedError(what)
         return way
 
-    async def set_up(self, way: Way) -> None:
-        """Make the devices, or go on with those that are there.
+    async def set_up(self, way: Way, folder: Path) -> None:
+        """Make the devices, or go on with those that are there. `folder`: the remote's run folder.
 
         UnreachableError: not now. DatapathError, HardwareError: the kernel refuses.
         """
-        if not self.adoptable:
+        space, anew = self._space, False
+        if self.secured is not None:
+            space, anew = self.secured.space, await self.secured.set_up(folder, way.mtu)
+        if anew or not self.adoptable:
             for name, plan, _ in self._planned():
-                await device.make(name, plan, self._space)
-        self.fit(way)
+                await device.make(name, plan, space)
+        await self.fit(way)
         await asyncio.to_thread(self.attach)
         for name, plan, _ in self._planned():
             if device.mark_of(name) != plan.mark:
                 await device.finish(name, plan)
 
-    def fit(self, way: Way) -> None:
+    async def fit(self, way: Way) -> None:
         """Let the devices take what crosses the way whole, and not more. UnreachableError: the kernel refuses."""
         if not way.mtu:
             return
+        if self.secured is not None:
+            await self.secured.fit(way.mtu)
         tunnel = self.config.tunnel
         most = min(encapsulations.inner_mtu(tunnel, way.mtu), limits.MAX_MTU)
         for name, _, _ in self._planned():
             device.fit(name, max(most, 68))
         wanted = self._mtu or encapsulations.ETHERNET_MTU
         longest = most + encapsulations.FRAME_BEYOND_MTU
-        narrow = (
-            f"the way to {tunnel.remote} carries {way.mtu} bytes only: frames longer than {longest} skip the remote"
-        )
+        narrow = f"the way to {tunnel.far} carries {way.mtu} bytes only: frames longer than {longest} skip the remote"
         warning = narrow if most < wanted else ""
         if warning != self.warning:
             self.warning = warning
@@ -141,6 +159,11 @@ class Tunnels:
         for name in (self.pair.lan, self.pair.wan):
             try:
                 await device.remove(name)
+            except UnreachableError as error:
+                log.warning("%s", error)
+        if self.secured is not None:
+            try:
+                await self.secured.take_down()
             except UnreachableError as error:
                 log.warning("%s", error)
 

@@ -244,6 +244,9 @@ def _remotes(system: System) -> list[Family]:
     if system.remotes is not None:
         dropped.add(system.remotes.dropped)
     counted = Family("remote_tunnel_packets", "counter", "What the remote's tunnel devices have counted, by kind")
+    handshake = Family(
+        "remote_handshake_timestamp_seconds", "gauge", "Time of the last WireGuard handshake; 0 = none", "seconds"
+    )
     now = time.monotonic_ns()
     for remote in system.remotes.remotes() if system.remotes is not None else ():
         remaining = remote.hop.lease.remaining(now)
@@ -253,10 +256,13 @@ def _remotes(system: System) -> list[Family]:
         way.add(0 if remote.way.trouble or not remote.way.mtu else 1, remote=remote.name)
         mtu.add(remote.way.mtu, remote=remote.name)
         latency.add(remote.watch.histogram if remote.watch is not None else None, remote=remote.name)
+        below = remote.tunnels.secured
+        if below is not None:
+            handshake.add(below.session.handshake if below.session is not None else 0, remote=remote.name)
         for side, kinds in remote.tunnels.counters().items():
             for kind, packets in kinds.items():
                 counted.add(packets, remote=remote.name, side=side, kind=kind)
-    return [state, up, lease, way, mtu, latency, counted, dropped]
+    return [state, up, lease, way, mtu, latency, counted, handshake, dropped]
 
 
 def _access(system: System) -> list[Family]:

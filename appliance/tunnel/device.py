@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from appliance.config.schema import encapsulations
@@ -16,7 +16,7 @@ from appliance.errors import UnreachableError
 from appliance.system import netdev
 from appliance.system.command import run
 from appliance.system.namespace import Namespace
-from appliance.tunnel.plan import NAME, Plan
+from appliance.tunnel.plan import NAME, Listener, Plan, listeners
 
 LIMIT_S = 5.0
 """How long one call of `ip` may take."""
@@ -47,6 +47,8 @@ async def make(name: str, plan: Plan, space: Namespace) -> None:
     await remove(name)
     # What a crash left between the two steps. It fails where nothing is.
     await run(space.command(["ip", "link", "delete", name]), LIMIT_S)
+    if plan.listener is not None and plan.listener not in await open_listeners(space):
+        await _ip(space.command(["ip", *plan.listener.words("add")]), plan)
     await _ip(space.command(["ip", *plan.creation(name)]), plan)
     await _ip(space.command(["ip", "link", "set", name, "netns", str(os.getpid())]), plan)
     try:
@@ -55,6 +57,18 @@ async def make(name: str, plan: Plan, space: Namespace) -> None:
         netdev.set_queue_length(name, QUEUE)
     except OSError as error:
         raise UnreachableError(f"tunnel {name} cannot be set up: {error.strerror}") from error
+
+
+async def open_listeners(space: Namespace) -> set[Listener]:
+    """The UDP ports at which the kernel takes GRE in this namespace."""
+    _, text = await run(space.command(["ip", "-j", "fou", "show"]), LIMIT_S)
+    return listeners(text)
+
+
+async def close_listeners(space: Namespace, wanted: Collection[Listener]) -> None:
+    """Close those that no tunnel wants any more. UnreachableError: `ip` cannot be run."""
+    for listener in await open_listeners(space) - set(wanted):
+        await run(space.command(["ip", *listener.words("del")]), LIMIT_S)
 
 
 async def finish(name: str, plan: Plan) -> None:

@@ -10,7 +10,18 @@ from console.views import guests
 from console.views.common import by_cause, columns_of, known
 
 _INNER = frozenset(
-    {"checks", "flips", "bypass", "heartbeats", "tunnels", "unsent", "lease_ms", "flip_count", "lease_renewals"}
+    {
+        "checks",
+        "flips",
+        "bypass",
+        "heartbeats",
+        "tunnels",
+        "wireguard",
+        "unsent",
+        "lease_ms",
+        "flip_count",
+        "lease_renewals",
+    }
 )
 
 
@@ -28,6 +39,14 @@ def _counted(row: Row) -> Row:
     }
 
 
+def _wireguard(row: Row) -> Row:
+    """With the words that it has to be told from the rest of the page by."""
+    since = row.get("handshake_s")
+    handshake = "none yet" if since is None else f"{since:g} s ago"
+    shown = {key: value for key, value in row.items() if key != "handshake_s"}
+    return {"WireGuard": f"last handshake: {handshake}", **shown}
+
+
 _tunnels = columns_of("tunnels", "", [
     ("side", "TUNNEL"), ("device", "DEVICE"), ("key", "KEY"), ("port", "PORT"), ("mtu", "MTU"), ("sent", "SENT"),
     ("received", "RECEIVED"), ("refused", "REFUSED"), ("others", "COUNTERS"),
@@ -43,6 +62,8 @@ def one(data: Any, style: Style = PLAIN) -> str:
         head["frames not taken"] = by_cause(data["unsent"])
     checks = guests.checks(data, style) if data.get("checks") else "no checks: its tunnels have not been set up yet"
     blocks = [pairs(known(head), style), checks]
+    if data.get("wireguard"):
+        blocks.append(pairs(_wireguard(data["wireguard"]), style))
     if data.get("tunnels"):
         blocks.append(_tunnels(data, style))
     flips = data.get("flips")

@@ -116,6 +116,8 @@ class Underlay:
     def join(self, kind: str, *, lan: int = LAN_KEY, wan: int = WAN_KEY, ports: tuple[int, int] | None = None) -> None:
         """The far end: two tunnels and a bridge, by the commands of appliance/remote/README.md."""
         self.part()
+        for words in far_end.opened(kind):
+            subprocess.run(["ip", "-n", self.far, *words], check=False, capture_output=True)  # it may be open
         for words in far_end.joined(kind, lan=lan, wan=wan, ports=ports):
             netns.run("ip", "-n", self.far, *words)
 

@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 OUR4, FAR4, OUR6, FAR6 = "192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"
 LAN_KEY, WAN_KEY = 17, 18
-UNDERLAY_MTU = 1600
+UNDERLAY_MTU = 1700
+INSIDE = ("10.9.0.2", "10.9.0.1")
+"""Inside WireGuard: the far end, and the appliance."""
 DEVICES = ("far-lan", "far-wan", "joint")
 
 
@@ -50,9 +52,9 @@ KINDS = {
 }
 
 
-def device(kind: str, key: int) -> list[str]:
+def device(kind: str, key: int, ends: tuple[str, str] | None = None) -> list[str]:
     """What makes one tunnel of the far end, after the name of the device and its MTU."""
-    near, far = KINDS[kind].ends
+    near, far = ends or KINDS[kind].ends
     which, *options = KINDS[kind].device.split()
     if "gre" in which:
         return ["type", which, "local", near, "remote", far, "key", str(key), *options]
@@ -60,14 +62,37 @@ def device(kind: str, key: int) -> list[str]:
 
 
 def joined(
-    kind: str, *, lan: int = LAN_KEY, wan: int = WAN_KEY, ports: tuple[int, int] | None = None
+    kind: str,
+    *,
+    lan: int = LAN_KEY,
+    wan: int = WAN_KEY,
+    ports: tuple[int, int] | None = None,
+    ends: tuple[str, str] | None = None,
 ) -> list[list[str]]:
-    """The far end: two tunnels and a bridge."""
-    made = ["link add joint type bridge forward_delay 0 mcast_snooping 0".split()]
+    """The far end: two tunnels and a bridge. `ends`: inside WireGuard, the addresses of the far end and of ours."""
+    made = [["link", "add", "joint", "type", "bridge", "forward_delay", "0", "mcast_snooping", "0"]]
     for number, (side, key) in enumerate((("lan", lan), ("wan", wan))):
-        words = device(kind, key)
+        words = device(kind, key, ends)
         if ports is not None:
             words[words.index("dstport") + 1] = str(ports[number])
         made.append(["link", "add", f"far-{side}", "mtu", "1500", *words])
         made.append(["link", "set", f"far-{side}", "master", "joint", "up"])
     return [*made, ["link", "set", "joint", "up"]]
+
+
+def opened(kind: str) -> list[list[str]]:
+    """What the far end needs once before tunnels of this kind: the port at which the kernel takes GRE out of UDP."""
+    if "fou" not in KINDS[kind].device.split():
+        return []
+    return [[*(["-6"] if KINDS[kind].six else []), "fou", "add", "port", "4754", "ipproto", "47"]]
+
+
+def secured(public_key: str, key_file: str) -> list[str]:
+    """WireGuard at the far end, as lines of a shell in its namespace: our public key, the file of its own."""
+    near, far = INSIDE
+    return [
+        f"ip link add wg0 mtu {UNDERLAY_MTU - 60} type wireguard",
+        f"wg set wg0 private-key {key_file} listen-port 51820 peer {public_key} allowed-ips {far}/32",
+        f"ip address add {near}/24 dev wg0",
+        "ip link set wg0 up",
+    ]

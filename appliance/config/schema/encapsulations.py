@@ -15,6 +15,8 @@ ETHERNET_MTU = 1500
 FRAME_BEYOND_MTU = 18
 """Bytes that a frame may have beyond its segment's MTU: Ethernet header and one tag."""
 IPV4_HEADER, IPV6_HEADER = 20, 40
+WIREGUARD_HEADER = 8 + 16 + 16
+"""UDP, type with receiver and counter, authentication tag. What pads a packet to 16 bytes never exceeds the MTU."""
 
 
 class Encapsulation(NamedTuple):
@@ -30,11 +32,18 @@ class Encapsulation(NamedTuple):
     port: int  # of UDP; 0: not over UDP
     secured: str
     needs: dict[int, str]
+    gre: bool = False  # numbers and sums its packets, and the kernel finds the device by addresses and key
 
 
 KINDS: Final[dict[str, Encapsulation]] = {
     # RFC 2784 and 2890: four bytes, and four for the key, without which the sides could not be told apart
-    "gre-ethernet": Encapsulation("Ethernet", 8, 0, 0xFFFFFFFF, 0, "no", {4: "CONFIG_NET_IPGRE", 6: "CONFIG_IPV6_GRE"}),
+    "gre-ethernet": Encapsulation(
+        "Ethernet", 8, 0, 0xFFFFFFFF, 0, "no", {4: "CONFIG_NET_IPGRE", 6: "CONFIG_IPV6_GRE"}, gre=True
+    ),
+    # RFC 8086: the same behind UDP
+    "fou": Encapsulation(
+        "Ethernet", 16, 0, 0xFFFFFFFF, 4754, "no", {4: "CONFIG_NET_FOU_IP_TUNNELS", 6: "CONFIG_IPV6_FOU"}, gre=True
+    ),
     # RFC 7348: UDP and eight bytes
     "vxlan": Encapsulation("Ethernet", 16, 1, 0xFFFFFF, 4789, "no", dict.fromkeys((4, 6), "CONFIG_VXLAN")),
     # RFC 8926: UDP and eight bytes, no options
@@ -43,15 +52,28 @@ KINDS: Final[dict[str, Encapsulation]] = {
 
 
 def version(tunnel: Tunnel) -> int:
-    """Of IP outside: 4 or 6. ValueError: the far end's address is none."""
+    """Of IP around the encapsulation: 4 or 6. ValueError: the far end's address is none."""
     return ipaddress.ip_address(tunnel.remote).version
 
 
+def _ip_header(address: str) -> int:
+    return IPV4_HEADER if ipaddress.ip_address(address).version == 4 else IPV6_HEADER
+
+
 def overhead(tunnel: Tunnel) -> int:
-    """Bytes that the tunnel adds to a frame, outer IP header included. ValueError as in `version`."""
-    outer = IPV4_HEADER if version(tunnel) == 4 else IPV6_HEADER
-    options = 4 * tunnel.sequence + 4 * tunnel.checksum if tunnel.kind == "gre-ethernet" else 0
-    return outer + KINDS[tunnel.kind].header + options
+    """Bytes that the tunnel adds to a frame, all outer IP headers included. ValueError as in `version`."""
+    options = 4 * tunnel.sequence + 4 * tunnel.checksum if KINDS[tunnel.kind].gre else 0
+    return _ip_header(tunnel.remote) + KINDS[tunnel.kind].header + options + wireguard_overhead(tunnel)
+
+
+def wireguard_overhead(tunnel: Tunnel) -> int:
+    """What WireGuard adds to a packet of the tunnel; 0 without it. ValueError as in `version`."""
+    return _ip_header(tunnel.wireguard.peer) + WIREGUARD_HEADER if tunnel.wireguard is not None else 0
+
+
+def secured(tunnel: Tunnel) -> str:
+    """What encrypts and authenticates the packets; "no": nothing."""
+    return "WireGuard" if tunnel.wireguard is not None else KINDS[tunnel.kind].secured
 
 
 def outer_mtu(tunnel: Tunnel, mtu: int) -> int:
@@ -74,8 +96,10 @@ def claims(tunnel: Tunnel) -> list[tuple[object, ...]]:
     """What each side takes for itself in the kernel: the LAN side, then the WAN side.
 
     Two tunnels with the same cannot exist. The kernel finds a VXLAN device by port and network alone, the others also
-    by the far end's address.
+    by the far end's address, and GRE by address and key, whether it is behind UDP or not.
     """
     keys = (tunnel.lan_key, tunnel.wan_key)
     far: object = version(tunnel) if tunnel.kind == "vxlan" else str(ipaddress.ip_address(tunnel.remote))
+    if KINDS[tunnel.kind].gre:
+        return [("GRE", far, 0, key) for key in keys]
     return [(tunnel.kind, far, port, key) for port, key in zip(ports(tunnel), keys, strict=True)]

@@ -9,7 +9,7 @@ import pytest
 
 from appliance.config.check.load import check
 from appliance.config.schema import encapsulations
-from appliance.config.schema.model import Tunnel
+from appliance.config.schema.model import Tunnel, Wireguard
 
 GOOD = """\
 [[segment]]
@@ -81,6 +81,12 @@ ROWS = [
         "routed heartbeats need the addresses of a guest's ports",
     ),
 ]
+KEY = "A" * 42 + "E="
+SECURED = GOOD.replace(
+    'remote = "198.51.100.7", lan_key = 7, wan_key = 8 }',
+    'remote = "10.9.0.2", lan_key = 7, wan_key = 8, wireguard = { peer = "198.51.100.7", '
+    f'public_key = "{KEY}", address = "10.9.0.1" }} }}',
+).replace("mtu = 1600", "mtu = 1614")
 
 
 @pytest.mark.parametrize(("old", "new", "what"), ROWS, ids=[row[1][:40] or row[0][:40] for row in ROWS])
@@ -89,6 +95,47 @@ def test_refused(old: str, new: str, what: str) -> None:
     assert old in GOOD
     found = errors(GOOD.replace(old, new, 1))
     assert any(what in error for error in found), found
+
+
+SECURED_ROWS = [
+    ('peer = "198.51.100.7"', 'peer = "far.example"', 'tunnel: wireguard: peer: "far.example" is not the address'),
+    ('peer = "198.51.100.7"', 'peer = "192.0.2.1"', "wireguard: peer: 192.0.2.1 is the address of the appliance"),
+    ('gateway = "192.0.2.254"\n', "", "wireguard: peer: 198.51.100.7 is not in 192.0.2.0/24, and no gateway"),
+    ('remote = "10.9.0.2"', 'remote = "::"', 'dpi: tunnel: remote: "::" is not the address'),
+    ('address = "10.9.0.1"', 'address = "fd00::1"', "wireguard: address: fd00::1 is IPv6 and the far end IPv4"),
+    ('address = "10.9.0.1"', 'address = "10.9.0.2"', "wireguard: address: 10.9.0.2 is the far end's address"),
+    ('remote = "10.9.0.2"', 'remote = "10.9.0.2", local = "10.9.0.1"', "it is the address of WireGuard: leave it out"),
+    (KEY, KEY[:-2] + "B=", "wireguard: public_key: it is no key"),
+    (KEY, f'{KEY}", preshared_key = "word', "wireguard: preshared_key: it is no key"),
+    (KEY, f'{KEY}", private_key_file = "own.key', 'private_key_file: "own.key" is not a whole path'),
+    ("mtu = 1614", "mtu = 1613", "a frame of 1518 bytes becomes a packet of 1614 in the tunnel"),
+    (
+        '"2001:db8::9", lan_key = 0',
+        '"2001:db8::9", lan_key = 9, lan_port = 51820',
+        "51820 is already used for WireGuard",
+    ),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "what"), SECURED_ROWS, ids=[row[1][:40] or row[0][:40] for row in SECURED_ROWS])
+def test_refused_of_wireguard(old: str, new: str, what: str) -> None:
+    good = SECURED.replace('kind = "gre-ethernet"', 'kind = "vxlan"').replace("4294967295", "5").replace(
+        "lan_key = 0", "lan_key = 9"
+    ) if "lan_port" in new else SECURED  # fmt: skip
+    old = old.replace("lan_key = 0", "lan_key = 9") if "lan_port" in new else old
+    assert errors(good) == []
+    assert old in good
+    found = errors(good.replace(old, new, 1))
+    assert any(what in error for error in found), found
+
+
+def test_tunnels_inside_wireguard_do_not_overlap_with_others() -> None:
+    """They are in a namespace of their own; two with the same UDP port for WireGuard are not possible."""
+    second = SECURED[SECURED.index("[[remote]]") : SECURED.index('[[remote]]\nname = "ips"')].replace("dpi", "b")
+    assert errors(SECURED + second.replace("address =", "port = 51821, address =")) == []
+    assert any(
+        "b: tunnel: wireguard: port: UDP port 51820 is already used" in error for error in errors(SECURED + second)
+    )
 
 
 def test_tunnels_of_two_remotes_do_not_overlap() -> None:
@@ -101,6 +148,10 @@ def test_tunnels_of_two_remotes_do_not_overlap() -> None:
     assert errors(GOOD + more.format("b", "geneve", other, "")) == []
     two = more.format("b", "geneve", other, "") + more.format("c", "geneve", "198.51.100.98", "")
     assert errors(GOOD + two) == []
+    udp = '[[remote]]\nname = "d"\ntunnel = { kind = "fou", remote = "2001:db8::9", lan_key = 0, wan_key = 9 }\n'
+    assert any("d: tunnel: lan_key: 0 is already a key of remote ips" in error for error in errors(GOOD + udp))
+    same = udp.replace("lan_key = 0", "lan_key = 9, wan_port = 5000")
+    assert any("the two sides cannot be told apart: give them different keys" in error for error in errors(GOOD + same))
     clash = errors(GOOD + more.format("b", "geneve", other, ", lan_port = 4789"))
     assert any("UDP port 4789 is already used for vxlan by remote dpi" in error for error in clash)
 
@@ -136,9 +187,13 @@ def tunnel(kind: str, remote: str, **more: object) -> Tunnel:
         (28, tunnel("gre-ethernet", "192.0.2.7")),
         (36, tunnel("gre-ethernet", "192.0.2.7", sequence=True, checksum=True)),
         (48, tunnel("gre-ethernet", "2001:db8::7")),
+        (36, tunnel("fou", "192.0.2.7")),
+        (60, tunnel("fou", "2001:db8::7", sequence=True)),
         (36, tunnel("vxlan", "192.0.2.7")),
         (56, tunnel("vxlan", "2001:db8::7", checksum=True)),
         (36, tunnel("geneve", "192.0.2.7")),
+        (36 + 60, tunnel("geneve", "192.0.2.7", wireguard=Wireguard("198.51.100.7", KEY, "192.0.2.1"))),
+        (36 + 80, tunnel("geneve", "192.0.2.7", wireguard=Wireguard("2001:db8::1", KEY, "192.0.2.1"))),
     ],
 )
 def test_what_a_tunnel_adds(wanted: int, made: Tunnel) -> None:

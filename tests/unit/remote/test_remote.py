@@ -142,7 +142,10 @@ class Bench:
     def restart(self, config: model.Remote = CONFIG) -> None:
         kernel: Any = self.kernel
         self.folder.mkdir(exist_ok=True)
-        place = Place(kernel, Namespace("none"), self.folder, self.folder, lambda: self.now, kernel.look, kernel.guard)
+        place = Place(
+            kernel, Namespace("none"), self.folder, self.folder, lambda: self.now, self.folder / "key",
+            kernel.look, kernel.guard,
+        )  # fmt: skip
         self.remote = Remote(config, SEGMENT, place, self)
 
     def record(self, change: Change, name: str, old: str, new: str, cause: str, *, detail: str = "") -> None:
