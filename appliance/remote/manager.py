@@ -97,7 +97,7 @@ class RemoteManager:
 
     async def _remove_others(self) -> None:
         """Remove tunnels of remotes that are no longer configured, and what was below them."""
-        wanted = {name for remote in self._remotes for name in remote.tunnels.names}
+        wanted = {name for remote in self._remotes for name in remote.tunnels.devices}
         for name in device.existing():
             if name not in wanted:
                 try:
@@ -107,7 +107,10 @@ class RemoteManager:
         below = {remote.tunnels.secured.space for remote in self._remotes if remote.tunnels.secured is not None}
         for space in secured.existing(self._space):
             if space not in below:
-                await secured.remove(space)
+                try:
+                    await secured.remove(space)
+                except UnreachableError as error:
+                    log.warning("%s; it is kept", error)
 
     async def run(self, alive: Alive) -> None:
         """Run all remotes until cancelled."""

@@ -14,10 +14,10 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from appliance.causes import Cause
-from appliance.config.schema import model
+from appliance.config.schema import encapsulations, model
 from appliance.errors import BypassError, GuestError, RefusedError, UnreachableError
 from appliance.health.bypass_latency import Fault
 from appliance.health.inband import make_nonce
@@ -46,7 +46,6 @@ BLAMED_NS = 30_000_000_000
 """How long a remote that returned nothing is bypassed before it is tried again."""
 
 BY_OPERATOR, BY_RETURNED = "operator", "returned traffic"  # vetoes
-_DEFAULT_PROBES: Final = (model.Probe(kind="inband"),)
 
 _CHANGES = {
     HopState.AVAILABLE: Change.REMOTE_AVAILABLE,
@@ -296,7 +295,7 @@ class Remote:
     def _new_watch(self) -> Watch:
         place = self._place
         return Watch(
-            _Checked(self.config.probes or _DEFAULT_PROBES, int(self.config.hold)),
+            _Checked(encapsulations.probes(self.config), int(self.config.hold)),
             self.hop_number,
             (self.tunnels.pair,),
             make_nonce(place.datapath.heartbeat_key(self.name)),
@@ -305,6 +304,7 @@ class Remote:
             folder=place.config,
             space=place.space,
             clock=place.clock,
+            loads=self.tunnels.loads(),
         )
 
     async def _live(self) -> None:

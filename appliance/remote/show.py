@@ -78,6 +78,7 @@ def details(
         latency_p50_ms=watch.latency_ms(0.5) if watch is not None else UNSET,
         latency_p99_ms=watch.latency_ms(0.99) if watch is not None else UNSET,
         heartbeats=watch.heartbeats() if watch is not None else UNSET,
+        overload=watch.overload() if watch is not None else UNSET,
     )
 
 

@@ -14,12 +14,17 @@ from appliance.config.check.verify_remote import misfit
 from appliance.config.schema import encapsulations, limits
 from appliance.config.schema.model import Remote, Segment
 from appliance.errors import BypassError, RefusedError, UnreachableError
+from appliance.health.inband import Direction, neighbour_address
 from appliance.health.inband_streams import TapPair
+from appliance.health.overload import Load
 from appliance.hop.hop import HopLeases
 from appliance.steering.hop_datapath import HopDatapath
+from appliance.steering.kernel.ip_devices import IpDevices
 from appliance.steering.kernel.layout import Side
 from appliance.system.namespace import Namespace
 from appliance.tunnel import device
+from appliance.tunnel.joint import Joint, joint
+from appliance.tunnel.joint import attach as connect
 from appliance.tunnel.plan import Plan, device_name, plans
 from appliance.tunnel.secured import Secured
 from appliance.tunnel.underlay import Look, Way
@@ -33,6 +38,15 @@ class Datapath(HopDatapath, Protocol):
     @property
     def leases(self) -> HopLeases:
         """The hops' leases: until when each is available."""
+        ...
+
+    def load(self, hop: str, segment: str, side: Side) -> Load:
+        """The traffic of one direction through the hop: that which enters at this side."""
+        ...
+
+    @property
+    def ip_devices(self) -> IpDevices:
+        """What is between the datapath and tunnels that carry IP."""
         ...
 
     def exchanged(self, hop: str) -> tuple[int, int]:
@@ -51,7 +65,9 @@ class Tunnels:
         self._mtu, self._datapath, self._space = segment.mtu, datapath, space
         number, index = datapath.hop_id(config.name), datapath.segment_id(segment.name)
         names = [device_name(number, index, side) for side in Side]
-        self.pair = TapPair(names[Side.LAN], names[Side.WAN])
+        # Heartbeats through a tunnel of IP have the addresses by which the datapath knows them when they come back.
+        inside = [neighbour_address(number, way).hex(":") for way in Direction]
+        self.pair = TapPair(names[Side.LAN], names[Side.WAN], addresses=(inside[0], inside[1]))
         self.warning = ""
         self._indexes: tuple[int, ...] = ()
         below = config.tunnel.wireguard is not None
@@ -84,9 +100,18 @@ class Tunnels:
 
     def _present(self) -> tuple[int, ...]:
         try:
-            return tuple(socket.if_nametoindex(name) for name in (self.pair.lan, self.pair.wan))
+            return tuple(socket.if_nametoindex(name) for name in self.devices)
         except OSError:
             return ()
+
+    @property
+    def _joints(self) -> list[Joint]:
+        return [joint(name) for name in self.names] if encapsulations.carries_ip(self.config.tunnel) else []
+
+    @property
+    def devices(self) -> list[str]:
+        """All devices of the two tunnels, those behind the hop's own included."""
+        return [*self.names, *(one.tunnel for one in self._joints)]
 
     def attach(self) -> None:
         """Have the datapath take the frames that come out of the devices, and send to them. DatapathError."""
@@ -122,6 +147,9 @@ class Tunnels:
             for name, plan, _ in self._planned():
                 await device.make(name, plan, space)
         await self.fit(way)
+        for one, side in zip(self._joints, Side, strict=False):
+            programs = self._datapath.ip_devices.join(self.config.name, side, *one.indexes)
+            await connect(one.name, *programs)
         await asyncio.to_thread(self.attach)
         for name, plan, _ in self._planned():
             if device.mark_of(name) != plan.mark:
@@ -156,6 +184,8 @@ class Tunnels:
         except BypassError as error:
             log.error("remote %s: its tunnels stay attached: %s", self.config.name, error)
         self._indexes = ()
+        for one in self._joints:
+            self._datapath.ip_devices.leave(one.present)
         for name in (self.pair.lan, self.pair.wan):
             try:
                 await device.remove(name)
@@ -167,6 +197,18 @@ class Tunnels:
             except UnreachableError as error:
                 log.warning("%s", error)
 
+    def loads(self) -> dict[str, Load]:
+        """The traffic through the remote, by the device where it enters."""
+        load, name = self._datapath.load, self.config.name
+        return {device: load(name, self.segment, side) for device, side in zip(self.names, Side, strict=True)}
+
     def counters(self) -> dict[str, device.Counters]:
-        """The counters of both devices, by side."""
-        return {"lan": device.counters(self.pair.lan), "wan": device.counters(self.pair.wan)}
+        """The counters of both devices, by side. `no_header`: packets that a tunnel of IP returned and whose frame
+        nobody knows, or that were none of IP."""
+        sides = ("lan", "wan")
+        if not self._joints:
+            return {side: device.counters(name) for side, name in zip(sides, self.names, strict=True)}
+        found = {side: device.counters(one.tunnel) for side, one in zip(sides, self._joints, strict=True)}
+        for counted, one in zip(found.values(), self._joints, strict=True):
+            counted["no_header"] = self._datapath.ip_devices.dropped(one.present)
+        return found

@@ -18,7 +18,8 @@ from appliance.tunnel import wireguard
 
 Words = list[str]
 
-NAME = re.compile(r"tr\d+\.\d+[lw]")
+NAME = re.compile(r"t[ru]\d+\.\d+[lw]")
+"""Of hops' devices, and of tunnels behind them (joint.py)."""
 HOPS = "64"
 """Time to live of the outer packets; that of the inner ones must not end a tunnel's."""
 
@@ -48,6 +49,11 @@ class Plan:
         return " ".join(words)
 
     @property
+    def carries_ip(self) -> bool:
+        """Whether it is no Ethernet device, so that others have to be between it and the datapath (joint.py)."""
+        return encapsulations.carries_ip(self.tunnel)
+
+    @property
     def listener(self) -> Listener | None:
         """What must be open before the device gets packets."""
         kind = encapsulations.KINDS[self.tunnel.kind]
@@ -68,7 +74,8 @@ class Plan:
                 options += ["encap", "fou", "encap-sport", "auto", "encap-dport", str(self.port)]
                 options += ["encap-csum6"] if six else ["noencap-csum"]
             # Without "encaplimit none" every packet has eight bytes more, for an option that routers need not heed.
-            kind = ["ip6gretap", "encaplimit", "none", "hoplimit"] if six else ["gretap", "pmtudisc", "ttl"]
+            which = "" if encapsulations.carries_ip(tunnel) else "tap"
+            kind = [f"ip6gre{which}", "encaplimit", "none", "hoplimit"] if six else [f"gre{which}", "pmtudisc", "ttl"]
             return [*made, *kind, HOPS, *ends, "key", str(self.key), *options]
         whole = [] if six else ["df", "set", "udpcsum" if tunnel.checksum else "noudpcsum"]
         number = ["id", str(self.key), *ends, "dstport", str(self.port), "ttl", HOPS]

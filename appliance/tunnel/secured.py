@@ -78,10 +78,12 @@ class Secured:
         try:
             if not self._config.private_key_file and not file.exists():
                 await asyncio.to_thread(files.replace, file, await self._run(["wg", "genkey"]))
-            return file.read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it holds no key"
-            raise UnreachableError(f"the private key of WireGuard: {file}: {why}") from error
+            key = file.read_text(encoding="ascii", errors="replace").strip()
+        except OSError as error:
+            raise UnreachableError(f"the private key of WireGuard: {file}: {error.strerror}") from error
+        if not encapsulations.WIREGUARD_KEY.fullmatch(key):  # the tool would say it aloud
+            raise UnreachableError(f"the private key of WireGuard: {file}: it holds no key")
+        return key
 
     async def _run(self, words: Sequence[str]) -> str:
         status, text = await run(words, LIMIT_S)

@@ -9,20 +9,10 @@ from console.render import PLAIN, Row, Style, generic, pairs
 from console.views import guests
 from console.views.common import by_cause, columns_of, known
 
-_INNER = frozenset(
-    {
-        "checks",
-        "flips",
-        "bypass",
-        "heartbeats",
-        "tunnels",
-        "wireguard",
-        "unsent",
-        "lease_ms",
-        "flip_count",
-        "lease_renewals",
-    }
-)
+_INNER = frozenset({
+    "checks", "flips", "bypass", "heartbeats", "tunnels", "wireguard", "overload", "unsent", "lease_ms", "flip_count",
+    "lease_renewals",
+})  # fmt: skip
 
 
 def _counted(row: Row) -> Row:
@@ -70,7 +60,8 @@ def one(data: Any, style: Style = PLAIN) -> str:
     if isinstance(flips, list) and flips:
         blocks.append(guests.changes({"flips": flips[-guests.FLIPS :]}, style))
     views = (("bypass", guests.bypass), ("heartbeats", guests.streams))
-    return "\n\n".join([*blocks, *(view(data, style) for key, view in views if data.get(key))])
+    blocks += [view(data, style) for key, view in views if data.get(key)]
+    return "\n\n".join([*blocks, *guests.limited(data, style)])
 
 
 table_of_all = columns_of("remotes", "no remotes are configured", [

@@ -2,7 +2,7 @@
 """Far ends of remotes for tests: plain Linux machines that join two tunnels by ordinary commands, those of
 appliance/remote/README.md. They run none of our code.
 
-A far end is a network namespace. The commands are words for `ip`, so a test can run them on this machine or on a board.
+A far end is a network namespace. The commands are words of `ip` and `tc`, so a test can run them here or on a board.
 """
 
 from __future__ import annotations
@@ -40,11 +40,19 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "gre4": Kind({"kind": "gre-ethernet", "remote": FAR4, "local": OUR4}, "gretap"),
+    "gre4": Kind({"kind": "gre-ethernet", "remote": FAR4}, "gretap"),
     "gre4-options": Kind(
         {"kind": "gre-ethernet", "remote": FAR4, "sequence": True, "checksum": True}, "gretap seq csum"
     ),
     "gre6": Kind({"kind": "gre-ethernet", "remote": FAR6}, "ip6gretap encaplimit none", six=True),
+    "gre-ip4": Kind({"kind": "gre-ip", "remote": FAR4}, "gre"),
+    "gre-ip6": Kind({"kind": "gre-ip", "remote": FAR6, "checksum": True}, "ip6gre csum encaplimit none", six=True),
+    "fou4": Kind({"kind": "fou", "remote": FAR4}, "gretap encap fou encap-sport auto encap-dport 4754"),
+    "fou6": Kind(
+        {"kind": "fou", "remote": FAR6},
+        "ip6gretap encaplimit none encap fou encap-sport auto encap-dport 4754 encap-csum6",
+        six=True,
+    ),
     "vxlan4": Kind({"kind": "vxlan", "remote": FAR4}, "vxlan dstport 4789"),
     "vxlan6": Kind({"kind": "vxlan", "remote": FAR6}, "vxlan dstport 4789", six=True),
     "geneve4": Kind({"kind": "geneve", "remote": FAR4}, "geneve"),
@@ -69,22 +77,38 @@ def joined(
     ports: tuple[int, int] | None = None,
     ends: tuple[str, str] | None = None,
 ) -> list[list[str]]:
-    """The far end: two tunnels and a bridge. `ends`: inside WireGuard, the addresses of the far end and of ours."""
-    made = [["link", "add", "joint", "type", "bridge", "forward_delay", "0", "mcast_snooping", "0"]]
+    """The far end: two tunnels and a bridge, or a filter at each that sends packets of IP on by the other.
+
+    `ends`: inside WireGuard, the addresses of the far end and of ours.
+    """
+    bridge = ["ip", "link", "add", "joint", "type", "bridge", "forward_delay", "0", "mcast_snooping", "0"]
+    made = [] if carries_ip(kind) else [bridge]
     for number, (side, key) in enumerate((("lan", lan), ("wan", wan))):
         words = device(kind, key, ends)
         if ports is not None:
             words[words.index("dstport") + 1] = str(ports[number])
-        made.append(["link", "add", f"far-{side}", "mtu", "1500", *words])
-        made.append(["link", "set", f"far-{side}", "master", "joint", "up"])
-    return [*made, ["link", "set", "joint", "up"]]
+        made.append(["ip", "link", "add", f"far-{side}", "mtu", "1500", *words])
+        made.append(["ip", "link", "set", f"far-{side}", *([] if carries_ip(kind) else ["master", "joint"]), "up"])
+    if not carries_ip(kind):
+        return [*made, ["ip", "link", "set", "joint", "up"]]
+    for here, there in (("far-lan", "far-wan"), ("far-wan", "far-lan")):
+        made.append(["tc", "qdisc", "add", "dev", here, "clsact"])
+        redirect = f"tc filter add dev {here} ingress matchall action mirred egress redirect dev {there}"
+        made.append(redirect.split())
+    return made
+
+
+def carries_ip(kind: str) -> bool:
+    """Whether the tunnels carry packets of IP and no frames."""
+    return KINDS[kind].tunnel["kind"] == "gre-ip"
 
 
 def opened(kind: str) -> list[list[str]]:
-    """What the far end needs once before tunnels of this kind: the port at which the kernel takes GRE out of UDP."""
+    """What the far end needs once before tunnels of this kind, and fails the second time: the port at which the kernel
+    takes GRE out of UDP."""
     if "fou" not in KINDS[kind].device.split():
         return []
-    return [[*(["-6"] if KINDS[kind].six else []), "fou", "add", "port", "4754", "ipproto", "47"]]
+    return [["ip", *(["-6"] if KINDS[kind].six else []), "fou", "add", "port", "4754", "ipproto", "47"]]
 
 
 def secured(public_key: str, key_file: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 from msgspec import UNSET, Meta, UnsetType
 
 from appliance.api.schema.base import Answer, Cause, Detail, Ms
-from appliance.api.schema.guests import Bypassed, Check, Flip, Heartbeats, State
+from appliance.api.schema.guests import Bypassed, Check, Flip, Heartbeats, Overload, State
 
 
 class Remote(Answer, kw_only=True):
@@ -79,3 +79,4 @@ class RemoteDetails(Remote, kw_only=True):
     latency_p50_ms: Ms | UnsetType | None = UNSET
     latency_p99_ms: Ms | UnsetType | None = UNSET
     heartbeats: list[Heartbeats] | UnsetType = UNSET
+    overload: list[Overload] | UnsetType = UNSET

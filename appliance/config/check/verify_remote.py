@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Iterator
 
 from appliance.config.check.finding import Finding
+from appliance.config.check.unreachable_rules import Finding as Remark
 from appliance.config.check.verify_access import interface
 from appliance.config.check.verify_probe import MANAGEMENT
 from appliance.config.schema import encapsulations, limits
@@ -42,6 +42,17 @@ def findings(config: Config) -> Iterator[Finding]:
                 yield Finding(f"{where}: tunnel: {key}", ("remote", index, "tunnel", key), what)
         for key, what in (*_segment(config, remote, fits=not bad_address), *_probes(config, remote)):
             yield Finding(f"{where}: {key}", ("remote", index, key), what)
+
+
+def remarks(config: Config) -> Iterator[Remark]:
+    """What is right, and may surprise."""
+    for remote in config.remote:
+        where = f"remote {remote.name}: tunnel"
+        if encapsulations.secured(remote.tunnel) == "no":
+            what = "its packets are not encrypted, and whoever can send with its addresses and keys reaches the link"
+            yield Remark("note", where, f"{what}: add wireguard, or use a network that nobody else reaches")
+        if encapsulations.carries_ip(remote.tunnel):
+            yield Remark("note", where, "it carries IP: frames with a tag, and those that are no IP, skip the remote")
 
 
 def address(text: str) -> Address | None:
@@ -117,14 +128,11 @@ def _reachable(text: str, name: str, local: str, management: Management) -> Iter
         yield name, f"{far} is not in {known.network}, and no gateway leads there: set management {via}"
 
 
-_KEY = re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
-
-
 def _wireguard(name: str, wireguard: Wireguard, udp: dict[int, tuple[str, str]]) -> Iterator[Fault]:
     """Its keys, and its UDP port, which is its own."""
-    if not _KEY.fullmatch(wireguard.public_key):
+    if not encapsulations.WIREGUARD_KEY.fullmatch(wireguard.public_key):
         yield "public_key", "it is no key: `wg pubkey` prints 44 characters"
-    if wireguard.preshared_key and not _KEY.fullmatch(wireguard.preshared_key):
+    if wireguard.preshared_key and not encapsulations.WIREGUARD_KEY.fullmatch(wireguard.preshared_key):
         yield "preshared_key", "it is no key: `wg genpsk` prints 44 characters"
     if wireguard.private_key_file and not wireguard.private_key_file.startswith("/"):
         yield "private_key_file", f'"{wireguard.private_key_file}" is not a whole path'
@@ -161,7 +169,7 @@ def _overlaps(remote: Remote, taken: dict[tuple[object, ...], str], udp: dict[in
     for side, claim, port in zip(("lan", "wan"), (lan, wan), encapsulations.ports(tunnel), strict=True):
         owner = taken.setdefault(claim, remote.name)
         if owner != remote.name:
-            port_too = f" on port {port}" if port else ""
+            port_too = f" on port {claim[2]}" if claim[2] else ""
             yield f"{side}_key", f"{claim[-1]}{port_too} is already a key of remote {owner}: frames would be mixed up"
         use, first = udp.setdefault(port, (tunnel.kind, remote.name)) if port else (tunnel.kind, "")
         if use != tunnel.kind:
@@ -204,15 +212,20 @@ def misfit(tunnel: Tunnel, mtu: int, outer: int) -> str:
     need = encapsulations.outer_mtu(tunnel, mtu)
     if need <= outer:
         return ""
-    frame = mtu + encapsulations.FRAME_BEYOND_MTU
-    what = f"a frame of {frame} bytes becomes a packet of {need} in the tunnel, and the management port carries {outer}"
+    whole = mtu + encapsulations.beyond_mtu(tunnel)
+    kind = "packet" if encapsulations.carries_ip(tunnel) else "frame"
+    what = (
+        f"a {kind} of {whole} bytes becomes a packet of {need} in the tunnel, and the management port carries {outer}"
+    )
     if need > limits.MAX_MTU:
         return f"{what}; no port carries more than {limits.MAX_MTU}: give the segment a smaller mtu"
     return f"{what}: set management mtu to {need} or more, and let everything on the way carry it"
 
 
 def _probes(config: Config, remote: Remote) -> Iterator[Fault]:
-    kinds = {probe.kind for probe in remote.probes}
+    kinds, carries_ip = {probe.kind for probe in remote.probes}, encapsulations.carries_ip(remote.tunnel)
+    if remote.tags and carries_ip:
+        yield "tags", "its tunnel carries IP and no tags: leave it out"
     if "negative" in kinds and "inband" not in kinds:
         yield "probes", "a negative heartbeat alone proves nothing (a dead remote blocks all): add an inband probe"
     if remote.probes and not kinds & {"inband"}:
@@ -222,7 +235,10 @@ def _probes(config: Config, remote: Remote) -> Iterator[Fault]:
     for number, probe in enumerate(remote.probes, 1):
         if probe.kind not in PROBES:
             yield "probes", f"{number}: a remote has no probes of kind {probe.kind}; it can have: {', '.join(PROBES)}"
-        if probe.routed is not None:
+        if probe.routed is not None and not carries_ip:
             yield "probes", f"{number}: routed heartbeats need the addresses of a guest's ports: leave out routed"
+        if carries_ip and (probe.frame or probe.kind == "negative"):
+            what = "its tunnel carries IP and no frames"
+            yield "probes", f"{number}: {what}: of in-band probes it can have those without frame"
         if probe.via == MANAGEMENT and not (config.management.address or config.management.address6):
             yield "probes", f"{number}: the management port has no address to send probes from"

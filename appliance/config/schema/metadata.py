@@ -319,8 +319,8 @@ FIELDS: Final[dict[str, Field]] = {
     "remote.name": _NAME,
     "remote.tunnel": Field("the two tunnels by which it is reached, one a side", Effect.TUNNEL),
     "remote.tunnel.kind": Field(
-        "encapsulation: Ethernet in GRE (gre-ethernet), in GRE in UDP (fou), VXLAN or Geneve. None of them encrypts or "
-        "authenticates: add wireguard"
+        "encapsulation: Ethernet in GRE (gre-ethernet), IP in GRE (gre-ip), Ethernet in GRE in UDP (fou), VXLAN or "
+        "Geneve. None of them encrypts or authenticates: add wireguard"
     ),
     "remote.tunnel.remote": Field("address of the far end, reached through the management port", range="an address"),
     "remote.tunnel.local": Field(

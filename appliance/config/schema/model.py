@@ -219,7 +219,7 @@ class Wireguard(_Struct, frozen=True):
 class Tunnel(_Struct, frozen=True):
     """The two tunnels to a remote, one a side, told apart by key or by port (encapsulations.py)."""
 
-    kind: Literal["gre-ethernet", "fou", "vxlan", "geneve"]
+    kind: Literal["gre-ethernet", "gre-ip", "fou", "vxlan", "geneve"]
     remote: str  # address of the far end
     lan_key: TunnelKey  # GRE, also in UDP (fou): key; vxlan and geneve: network identifier (VNI)
     wan_key: TunnelKey

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import re
 
+import msgspec
 import pytest
 
-from appliance.config.check.load import check
+from appliance.config.check.lint import lint
+from appliance.config.check.load import check, loads
 from appliance.config.schema import encapsulations
-from appliance.config.schema.model import Tunnel, Wireguard
+from appliance.config.schema.model import Guest, Probe, Remote, Routed, Tunnel, Wireguard
 
 GOOD = """\
 [[segment]]
@@ -187,6 +189,7 @@ def tunnel(kind: str, remote: str, **more: object) -> Tunnel:
         (28, tunnel("gre-ethernet", "192.0.2.7")),
         (36, tunnel("gre-ethernet", "192.0.2.7", sequence=True, checksum=True)),
         (48, tunnel("gre-ethernet", "2001:db8::7")),
+        (28, tunnel("gre-ip", "192.0.2.7")),
         (36, tunnel("fou", "192.0.2.7")),
         (60, tunnel("fou", "2001:db8::7", sequence=True)),
         (36, tunnel("vxlan", "192.0.2.7")),
@@ -200,6 +203,69 @@ def test_what_a_tunnel_adds(wanted: int, made: Tunnel) -> None:
     """The figures of RFC 2784, 2890, 7348, 8926: headers between the link's frame and the outer network."""
     assert encapsulations.overhead(made) == wanted
     assert encapsulations.inner_mtu(made, encapsulations.outer_mtu(made, 1500)) == 1500
+
+
+IP = GOOD.replace('kind = "vxlan"', 'kind = "gre-ip"')
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("mtu = 1600", "mtu = 1527", "a packet of 1500 bytes becomes a packet of 1528 in the tunnel"),
+        ('name = "dpi"', 'name = "dpi"\ntags = true', "dpi: tags: its tunnel carries IP and no tags"),
+        (
+            'name = "dpi"',
+            'name = "dpi"\nprobes = [ { kind = "inband", frame = "ff" } ]',
+            "its tunnel carries IP and no frames",
+        ),
+        ('name = "dpi"', 'name = "dpi"\nprobes = [ { kind = "negative" } ]', "its tunnel carries IP and no frames"),
+    ],
+)
+def test_refused_of_a_tunnel_that_carries_ip(old: str, new: str, what: str) -> None:
+    assert errors(IP) == []
+    routed = 'probes = [ { kind = "inband", routed = { lan = "198.18.0.1", wan = "198.18.0.2" } } ]'
+    assert errors(IP.replace('name = "dpi"', f'name = "dpi"\n{routed}', 1)) == []
+    found = errors(IP.replace(old, new, 1))
+    assert any(what in error for error in found), found
+
+
+@pytest.mark.parametrize(
+    ("kind", "accept", "wanted"),
+    [
+        ("vxlan", "", ""),
+        ("vxlan", "tcp", "tcp"),
+        ("gre-ip", "", "ip or ip6"),
+        ("gre-ip", "tcp or vlan", "(ip or ip6) and (tcp or vlan)"),
+    ],
+)
+def test_what_a_tunnel_can_carry_narrows_what_its_remote_accepts(kind: str, accept: str, wanted: str) -> None:
+    assert encapsulations.accepted(Remote("dpi", tunnel(kind, "192.0.2.7"), accept=accept)) == wanted
+    assert encapsulations.accepted(Guest("ips", accept=accept)) == accept
+
+
+def test_heartbeats_through_a_tunnel_of_ip_are_packets() -> None:
+    chosen = Routed("192.0.2.1", "192.0.2.2")
+    probes = (Probe(kind="inband"), Probe(kind="ping", target="192.0.2.1"), Probe(kind="inband", routed=chosen))
+    made = Remote("dpi", tunnel("gre-ip", "192.0.2.7"), probes=probes)
+    assert [probe.routed for probe in encapsulations.probes(made)] == [encapsulations.HEARTBEATS, None, chosen]
+    assert [probe.routed for probe in encapsulations.probes(msgspec.structs.replace(made, probes=()))] == [
+        encapsulations.HEARTBEATS
+    ]
+    plain = msgspec.structs.replace(made, tunnel=tunnel("vxlan", "192.0.2.7"))
+    assert encapsulations.probes(plain) == probes
+
+
+@pytest.mark.parametrize(
+    ("text", "notes"),
+    [
+        (GOOD, ["dpi: tunnel: its packets are not encrypted", "ips: tunnel: its packets are not encrypted"]),
+        (SECURED, ["ips: tunnel: its packets are not encrypted"]),
+        (IP, ["dpi: tunnel: its packets", "dpi: tunnel: it carries IP: frames with a tag", "ips: tunnel: its packets"]),
+    ],
+)
+def test_what_lint_says_of_remotes(text: str, notes: list[str]) -> None:
+    found = [f"{one.where}: {one.what}" for one in lint(loads(text, filters=False)) if one.where.startswith("remote")]
+    assert [what in said for what, said in zip(notes, found, strict=True)] == [True] * len(notes), found
 
 
 def test_the_readme_has_the_same_table() -> None:

@@ -19,6 +19,7 @@ from appliance.causes import Cause
 from appliance.config.schema import model
 from appliance.errors import RefusedError, UnreachableError
 from appliance.health.detector import Good
+from appliance.health.overload import Sample
 from appliance.health.watch import Watch
 from appliance.hop.lifecycle import HopState
 from appliance.remote import remote as remote_module
@@ -33,6 +34,20 @@ TUNNEL = model.Tunnel(kind="vxlan", remote="192.0.2.7", lan_key=7, wan_key=8)
 CONFIG = model.Remote(name="dpi", tunnel=TUNNEL)
 GOOD_WAY = Way("mgmt0", "", "192.0.2.1", 1600)
 S = 10**9
+
+
+class Flow:
+    """One direction of traffic through the remote, as the datapath counts it. `limits`: those that were set."""
+
+    def __init__(self) -> None:
+        self.counted = Sample(0, 0, 0, 0)
+        self.limits: list[int] = []
+
+    def sample(self) -> Sample:
+        return self.counted
+
+    def limit(self, frames_per_s: int) -> None:
+        self.limits.append(frames_per_s)
 
 
 class Kernel:
@@ -50,6 +65,7 @@ class Kernel:
         self.refusal = ""
         self.counted = (0, 0)
         self.guarded = False
+        self.flows = Flow(), Flow()
 
     # the datapath
 
@@ -90,6 +106,9 @@ class Kernel:
 
     def detach_hop(self, hop: str, segment: str | None = None) -> None:
         self.attached.clear()
+
+    def load(self, hop: str, segment: str, side: int) -> Any:
+        return self.flows[side]
 
     def unsent(self, hop: str) -> dict[str, int]:
         return {}
@@ -406,6 +425,27 @@ def test_nothing_returned_is_a_fault(bench: Bench) -> None:
         bench.now += 6 * S
         await bench.reach(HopState.SUSPECT)
         assert bench.remote.hop.cause is Cause.NOTHING_RETURNED
+
+    play(bench, story)
+
+
+def test_one_that_gets_too_much_is_limited_and_keeps_the_rest(bench: Bench) -> None:
+    """Frames come back, and its tunnel drops others: the direction gets a limit, which ends with the tunnels."""
+
+    async def story() -> None:
+        await bench.prove()
+        watch, flow = bench.remote.watch, bench.kernel.flows[0]
+        assert watch is not None
+        assert [way.way for way in watch.overload()] == ["lan to wan", "wan to lan"]
+        (way,) = (one for one in watch._checks.ways if one.shown().way == "lan to wan")
+        for look in range(4):
+            bench.now += S // 10
+            flow.counted = Sample(taken=1000 * look, lost=100 * look, came=500 * look, over=0)
+            list(way.look(bench.now))
+        assert flow.limits[-1] > 0
+        bench.remote.stop()
+        await bench.reach(HopState.STOPPED)
+        assert flow.limits[-1] == 0
 
     play(bench, story)
 

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from appliance.config.schema.model import Tunnel, Wireguard
+from appliance.tunnel.joint import joint
 from appliance.tunnel.plan import NAME, Listener, device_name, listeners, plans
 
 WIREGUARD = Wireguard(peer="198.51.100.7", public_key="k" * 43 + "=", address="192.0.2.1")
@@ -32,6 +33,8 @@ ROWS = [
         made(kind="gre-ethernet", remote=SIX),
         "type ip6gretap encaplimit none hoplimit 64 remote 2001:db8::7 key 8",
     ),
+    (made(kind="gre-ip", checksum=True), "type gre pmtudisc ttl 64 remote 192.0.2.7 key 8 csum"),
+    (made(kind="gre-ip", remote=SIX), "type ip6gre encaplimit none hoplimit 64 remote 2001:db8::7 key 8"),
     (
         made(kind="fou", sequence=True),
         (
@@ -74,6 +77,7 @@ def test_a_mark_tells_every_difference() -> None:
         made(checksum=True),
         made(kind="gre-ethernet"),
         made(kind="fou"),
+        made(kind="gre-ip"),
         made(kind="gre-ethernet", sequence=True),
         made(wireguard=WIREGUARD),
         made(wireguard=msgspec.structs.replace(WIREGUARD, port=5)),
@@ -97,6 +101,7 @@ def test_the_port_at_which_gre_is_taken_out_of_udp() -> None:
 def test_names_are_told_from_those_of_guests() -> None:
     for hop, segment, side in itertools.product((1, 127), (0, 15), (0, 1)):
         name = device_name(hop, segment, side)
-        assert NAME.fullmatch(name)
+        assert all(NAME.fullmatch(each) for each in (name, joint(name).tunnel))
+        assert not NAME.fullmatch(joint(name).pair), "it goes with the hop's device"
         assert len(name) <= 15
     assert not NAME.fullmatch("tw1.0l")

@@ -15,7 +15,7 @@ from appliance.errors import UnreachableError
 from appliance.system.namespace import Namespace
 from appliance.tunnel import secured, wireguard
 
-OURS, THEIRS, SHARED = "ourprivatekey", "T" * 43 + "=", "S" * 43 + "="
+OURS, THEIRS, SHARED = ("O" * 42 + "E=", "T" * 42 + "E=", "S" * 42 + "E=")
 CONFIG = Wireguard(peer="198.51.100.7", public_key=THEIRS, address="10.9.0.1", preshared_key=SHARED)
 TUNNEL = Tunnel(kind="vxlan", remote="10.9.0.2", lan_key=7, wan_key=8, wireguard=CONFIG)
 DUMP = "private\tpublic\t51820\toff\n{peer}\t(none)\t198.51.100.7:51820\t10.9.0.2/32\t{at}\t92\t180\toff\n"
@@ -119,12 +119,13 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> secured.Secured:
         ("mtu", "RTNETLINK answers: Address already in use", "UDP port 51820 of the management port is in use"),
         ("setconf", "Key is not the correct length or format", "WireGuard to 198.51.100.7: Key is not the correct"),
         ("genkey", "wg cannot be run", "WireGuard to 198.51.100.7: wg cannot be run"),
+        ("", "", "own.key: it holds no key"),
     ],
 )
 def test_what_refuses_is_named(  # noqa: PLR0917
     site: secured.Secured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, said: str, what: str
 ) -> None:
-    tool = Tool({word: (1, said), "genkey": (0, OURS)})
+    tool = Tool({"genkey": (0, OURS), word: (1, said)}) if word else Tool({"genkey": (0, "half a key")})
     monkeypatch.setattr(secured, "run", tool.run)
     with pytest.raises(UnreachableError, match=what):
         asyncio.run(site.set_up(tmp_path, 1600))
