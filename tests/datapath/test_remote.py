@@ -116,10 +116,11 @@ class Underlay:
     def join(self, kind: str, *, lan: int = LAN_KEY, wan: int = WAN_KEY, ports: tuple[int, int] | None = None) -> None:
         """The far end: two tunnels and a bridge, by the commands of appliance/remote/README.md."""
         self.part()
+        space = ["ip", "netns", "exec", self.far]
         for words in far_end.opened(kind):
-            subprocess.run(["ip", "-n", self.far, *words], check=False, capture_output=True)  # it may be open
+            subprocess.run([*space, *words], check=False, capture_output=True)  # it may be open
         for words in far_end.joined(kind, lan=lan, wan=wan, ports=ports):
-            netns.run("ip", "-n", self.far, *words)
+            netns.run(*space, *words)
 
     def part(self) -> None:
         """No tunnels at the far end."""
@@ -130,12 +131,12 @@ class Underlay:
         netns.run("ip", "-n", self.far, *line.split())
 
     @contextlib.contextmanager
-    def cut(self) -> Iterator[None]:
-        """No packet crosses the cable, although both its ends have a link."""
+    def cut(self, *ways: str) -> Iterator[None]:
+        """No packet crosses the cable these ways of the far end (none named: both), although both ends have a link."""
         tc = ["tc", "-n", self.far]
         netns.run(*tc, "qdisc", "add", "dev", "up0", "clsact")
         try:
-            for way in ("ingress", "egress"):
+            for way in ways or ("ingress", "egress"):
                 netns.run(*tc, *f"filter add dev up0 {way} protocol all bpf direct-action bytecode".split(), DROP_ALL)
             yield
         finally:
@@ -437,6 +438,76 @@ def test_green_health_without_returned_frames_is_a_fault(vxlan: Site) -> None:
     vxlan.reach("stopped")
     vxlan.live.call("remote.start", name="dpi")
     vxlan.reach("available")
+
+
+def flood(made: Site, frames: int, pause_s: float, ended: threading.Event) -> None:
+    """Long numbered frames from the LAN host, in bursts, until told to end."""
+    opened = netns.enter(made.live.wire.lan, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+    frame = WAN_MAC + LAN_MAC + struct.pack("!HQ", ETH_NUMBERED, 7) + bytes(976)
+    with opened:
+        opened.bind(("eth0", 0))
+        while not ended.wait(pause_s):
+            for _ in range(frames):
+                opened.send(frame)
+
+
+def test_more_than_it_carries_is_an_overload_and_the_excess_goes_straight(vxlan: Site) -> None:
+    """The way back carries a tenth of the flood: the remote keeps what it carries, as an overloaded guest does."""
+    seen, ended = len(moves_of(vxlan)), threading.Event()
+    excess = vxlan.live.call("counters.show")["rules"]["all"]["excess_frames"]
+    thread = threading.Thread(target=flood, args=(vxlan, 100, 0.02, ended))
+    netns.run(*f"tc -n {vxlan.underlay.far} qdisc add dev up0 root tbf rate 4mbit burst 4kb limit 20kb".split())
+    try:
+        thread.start()
+        vxlan.reach("overloaded")
+        vxlan.live.until(
+            lambda: vxlan.live.call("counters.show")["rules"]["all"]["excess_frames"] > excess + 1000, "held back"
+        )
+        assert [way["way"] for way in vxlan.shown()["overload"] if way["limit_frames_per_s"]] == ["lan to wan"]
+    finally:
+        ended.set()
+        thread.join()
+        netns.run(*f"tc -n {vxlan.underlay.far} qdisc delete dev up0 root".split())
+    assert moves_of(vxlan)[seen:][0] == ("overloaded", "overloaded")
+    vxlan.live.wire.renew()
+    vxlan.reach("available")
+
+
+def test_a_way_that_flaps_is_bypassed_each_time_and_its_falls_are_counted(vxlan: Site) -> None:
+    before = vxlan.shown()["flip_count"]
+    for _ in range(3):
+        with vxlan.underlay.cut():
+            vxlan.reach("suspect")
+            assert frames_straight(vxlan)
+        vxlan.reach("available")
+    assert vxlan.shown()["flip_count"] >= before + 3
+
+
+def test_a_way_that_is_cut_in_one_direction_is_bypassed(vxlan: Site) -> None:
+    """Frames that still arrive at the far end and never come back."""
+    with vxlan.underlay.cut("egress"):
+        assert vxlan.reach("suspect") < FAULT_S
+        assert frames_straight(vxlan)
+    vxlan.reach("available")
+
+
+def test_no_frame_of_the_underlay_reaches_a_service_or_the_link(vxlan: Site) -> None:
+    """What comes out of a tunnel goes to the datapath alone: an address of the appliance answers nothing in it.
+
+    Nor does the link reach the network of the tunnels.
+    """
+    bridge = ["ip", "-n", vxlan.underlay.far]
+    netns.run(*bridge, *["address", "add", "198.51.100.77/24", "dev", "joint"])
+    netns.run("ip", "-n", vxlan.live.wire.box, *["address", "add", "198.51.100.78/24", "dev", "lo"])
+    try:
+        ping = ["ip", "netns", "exec", vxlan.underlay.far, "ping", "-c", "2", "-W", "1", "198.51.100.78"]
+        assert subprocess.run(ping, check=False, capture_output=True).returncode == 1
+        routes = netns.run("ip", "-n", vxlan.live.wire.box, "route", "show", "table", "main")
+        assert "192.0.2." not in routes
+    finally:
+        netns.run(*bridge, *["address", "delete", "198.51.100.77/24", "dev", "joint"])
+        netns.run("ip", "-n", vxlan.live.wire.box, *["address", "delete", "198.51.100.78/24", "dev", "lo"])
+    assert vxlan.shown()["state"] == "available"
 
 
 def change(live: Live, edit: Callable[[str], str]) -> Any:
