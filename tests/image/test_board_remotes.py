@@ -26,6 +26,8 @@ from tests.support.far_end import FAR4, FAR6, KINDS, OUR4, OUR6
 
 SIZE = 1 << 20
 """Of a download, in bytes."""
+RATE = 200_000
+"""Of a download, in bytes a second: what an emulated processor encrypts with time to spare."""
 MANAGEMENT = {
     "address": "10.88.0.2/24",
     "gateway": "10.88.0.1",
@@ -48,14 +50,16 @@ ip -n mgmt link set up0 up
 ip -n far link set up1 up
 """
 Change = tuple[str, ...]
+ARP = 20
+"""More frames than the hosts exchange to find each other."""
 
 
 def join(board: Board, kind: str, ends: tuple[str, str] | None = None) -> None:
     """Make the far end's tunnels anew."""
-    part = [["link", "delete", name] for name in far_end.DEVICES]
-    lines = [f"ip -n far {shlex.join(words)}" for words in (*part, *far_end.opened(kind))]
-    made = [f"ip -n far {shlex.join(words)}" for words in far_end.joined(kind, ends=ends)]
-    board.sh(f"({'; '.join(lines)}) 2>/dev/null; set -e; {'; '.join(made)}")
+    part = [f"ip link delete {name}" for name in far_end.DEVICES]
+    made = [shlex.join(words) for words in far_end.joined(kind, ends=ends)]
+    before = f"(set +e; {'; '.join((*part, *map(shlex.join, far_end.opened(kind))))}) 2>/dev/null || true"
+    in_far(board, [before, "set -x", *made])  # so that it is known what failed
 
 
 def in_far(board: Board, lines: Sequence[str]) -> str:
@@ -73,7 +77,7 @@ def tunnel(board: Board, words: dict[str, str | bool], *more: Change) -> None:
         *there,
         *(("set", "remote", "dpi", "tunnel", key, text.get(value, str(value))) for key, value in made.items()),  # type: ignore[call-overload]
         ("set", "remote", "dpi", "probes", "1", "kind", "inband"),
-        ("set", "remote", "dpi", "probes", "1", "misses", "10"),
+        ("set", "remote", "dpi", "probes", "1", "misses", "30"),
         *more,
         ("set", "rule", "all", "path", "dpi"),
     )
@@ -86,23 +90,32 @@ def remote(board: Board) -> dict[str, Any]:
     return dict(board_appliance.show(board, "remote dpi") or {})
 
 
+def moves(board: Board) -> list[str]:
+    """The states that the remote has had."""
+    return [row["to"] for row in board_appliance.show(board, "transitions 0") if row["what"] == "remote dpi"]
+
+
 def reach(board: Board, state: str) -> None:
     board_appliance.wait_until(board, lambda: remote(board).get("state") == state, f"the remote is {state}")
 
 
-def download_through(board: Board) -> None:
-    """A download, all of whose frames go through the remote, the hosts' ARP with them."""
+def download_through(board: Board, *, ip: bool = False) -> None:
+    """A download, all of whose frames go through the remote; the hosts' ARP with them, unless its tunnels carry IP."""
     before = board_appliance.show(board, "counters")
-    result = Download(board.lan, board.wan, SIZE).wait(board.pace.wait(120))
+    since = len(moves(board))
+    result = Download(board.lan, board.wan, SIZE, rate=RATE).wait(board.pace.wait(120))
     assert result.whole, result.error
     after = board_appliance.show(board, "counters")
     taps = after["hops"]["dpi"]["taps"]
     old = before["hops"]["dpi"]["taps"]
     out = {side: taps[side]["outcomes"]["out"]["bytes"] - old[side]["outcomes"].get("out", {}).get("bytes", 0)
            for side in ("main/lan", "main/wan")}  # fmt: skip
-    assert out["main/lan"] > SIZE
+    # On a board that is emulated and busy it may be overloaded for a moment: the excess crosses the link beside it.
+    overloaded = "overloaded" in moves(board)[since:]
+    assert out["main/lan"] > (SIZE // 2 if overloaded else SIZE)
     assert out["main/wan"] > 0
-    assert after["rules"]["all"]["bypassed"] == before["rules"]["all"]["bypassed"]
+    beside = after["rules"]["all"]["bypassed"] - before["rules"]["all"]["bypassed"]
+    assert overloaded or beside == 0 or (ip and beside < ARP)
 
 
 @pytest.fixture(scope="module")
@@ -115,14 +128,10 @@ def underlay(booted: Board) -> Iterator[Board]:
     try:
         yield booted
     finally:
-        commit(
-            booted,
-            ("set", "rule", "all", "path", GUEST),
-            ("delete", "remote", "dpi"),
-            *(("delete", "management", key) for key in MANAGEMENT),
-            check=False,
-        )
-        booted.sh("ip -n mgmt link delete up0; ip netns delete far", check=False)
+        if booted.qemu_pid is not None:  # these were not the last tests of the board
+            back = [("set", "rule", "all", "path", GUEST), *([("delete", "remote", "dpi")] if remote(booted) else [])]
+            commit(booted, *back, *(("delete", "management", key) for key in MANAGEMENT))
+            booted.sh("ip -n mgmt link delete up0; ip netns delete far", check=False)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -131,10 +140,29 @@ def test_a_download_goes_through_the_remote_whole(board: Board, underlay: Board,
     join(board, kind)
     tunnel(board, KINDS[kind].tunnel)
     reach(board, "available")
-    download_through(board)
+    download_through(board, ip=far_end.carries_ip(kind))
     shown = remote(board)
     assert (shown["state"], shown["way"]) == ("available", "up")
-    assert {side["side"]: side["refused"] for side in shown["tunnels"]} == {"lan": 0, "wan": 0}
+    if not KINDS[kind].tunnel.get("sequence"):  # of which a packet may overtake another between two processors
+        assert {side["side"]: side["refused"] for side in shown["tunnels"]} == {"lan": 0, "wan": 0}
+
+
+def test_a_download_is_whole_over_a_way_that_loses_packets(board: Board, underlay: Board) -> None:
+    """One packet in twenty each way is lost, others come late: the remote keeps its traffic, or the excess of it."""
+    join(board, "geneve4")
+    tunnel(board, KINDS["geneve4"].tunnel)
+    reach(board, "available")
+    since = len(moves(board))
+    loss = "netem loss 5% delay 10ms 4ms"
+    board.sh(f"tc -n far qdisc add dev up1 root {loss} && tc -n mgmt qdisc add dev up0 root {loss}")
+    try:
+        before = remote(board)["tunnels"][0]["counters"]["rx_packets"]
+        result = Download(board.lan, board.wan, SIZE // 4).wait(board.pace.wait(240))
+        assert result.whole, result.error
+        assert remote(board)["tunnels"][0]["counters"]["rx_packets"] > before
+        assert set(moves(board)[since:]) <= {"overloaded", "available"}
+    finally:
+        board.sh("tc -n far qdisc delete dev up1 root; tc -n mgmt qdisc delete dev up0 root")
 
 
 def test_wireguard_below_a_tunnel(board: Board, underlay: Board) -> None:
@@ -162,8 +190,8 @@ def test_wireguard_below_a_tunnel(board: Board, underlay: Board) -> None:
     in_far(board, [f"wg set wg0 peer {other} remove",
                    f"wg set wg0 peer {remote(board)['wireguard']['public_key']} allowed-ips {ours}/32"])  # fmt: skip
     reach(board, "available")
-    in_far(board, ["tc qdisc add dev up1 clsact",
-                   "tc filter add dev up1 ingress pref 1 protocol ip flower ip_proto udp dst_port 4789 action drop"])  # fmt: skip
+    clear = "protocol ip flower ip_proto udp dst_port 4789 action drop"
+    in_far(board, ["tc qdisc add dev up1 clsact", f"tc filter add dev up1 ingress pref 1 {clear}"])
     download_through(board)
     shown = remote(board)
     assert shown["secured"] == "WireGuard"
