@@ -52,6 +52,7 @@ class Cause(StrEnum):
     CRASH_LOOP = "crash_loop"
     GUEST_RESET = "guest_reset"
     PROVING = "proving"
+    NOT_PROVED = "not_proved"
     HEARTBEAT_LOST = "heartbeat_lost"
     PROBE_FAILED = "probe_failed"
     NOT_BLOCKING = "not_blocking"
@@ -121,6 +122,7 @@ DESCRIPTION: dict[Cause, str] = {
     Cause.CRASH_LOOP: "the guest exited too often in a row: `bypass guest NAME start` tries again",
     Cause.GUEST_RESET: "the guest restarted itself",
     Cause.PROVING: "the guest is running, but it is not verified yet that it forwards frames",
+    Cause.NOT_PROVED: "it has been running for minutes and never passed its checks: `show guest NAME` has them",
     Cause.HEARTBEAT_LOST: "heartbeats through the guest's data ports stopped",
     Cause.PROBE_FAILED: "a probe of the guest got no valid answer",
     Cause.NOT_BLOCKING: "frames that the guest's application must block got through: it does not inspect",

@@ -166,7 +166,7 @@ class GuestManager:
             tasks.create_task(self.disk_space.run(), name="disk space")
             while True:
                 alive()
-                self._guests.measure()
+                self._guests.look(self._clock())
                 await asyncio.sleep(CHECK_IN_S)
                 if self._clock() - housekeeping > HOUSEKEEPING_S * 1e9:
                     housekeeping = self._clock()

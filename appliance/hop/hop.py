@@ -25,6 +25,11 @@ from appliance.hop.fall_history import PersistentHistory
 from appliance.hop.lifecycle import SERVING, HopEvent, HopState
 from appliance.hop.operator_order import OperatorOrder
 
+MINUTE_NS = 60_000_000_000
+PROOF_NS = 2 * MINUTE_NS
+"""A hop that has been running for this long without passing its checks needs somebody to look at it."""
+_STILL_COMING = frozenset({Cause.PROVING, Cause.GUEST_RESET})  # other causes already say what is wrong
+
 
 class HopLeases(Leases, Protocol):
     """The datapath's interface for hops (steering/kernel/leases.py)."""
@@ -92,6 +97,8 @@ class Hop:
         self.last_verdict: Verdict | None = None  # of its last run
         self.last_proof: int | None = None  # ... and when that run was last known to work (ns)
         self._ill = False  # a check has failed since the drain began
+        self._proving: int | None = None  # since when `look` has found it proving (ns)
+        self._complained = False  # that this takes too long
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"
@@ -224,6 +231,17 @@ class Hop:
         if self.state in (HopState.PROVING, HopState.SUSPECT) and (cause, detail) != (self.cause, self.detail):
             self.cause, self.detail = cause, detail
             self._owner.on_move(self.state)
+
+    def look(self, now: int) -> None:
+        """Often, while it runs: measure its bypass, and say once when it takes too long to pass its checks."""
+        self.measure()
+        if self.state is not HopState.PROVING:
+            self._proving, self._complained = None, False
+        elif self._proving is None:
+            self._proving = now
+        elif now - self._proving >= PROOF_NS and not self._complained and self.cause in _STILL_COMING:
+            self._complained = True
+            self.explain(Cause.NOT_PROVED, f"for {PROOF_NS // MINUTE_NS} min, last: {self.cause}")
 
     def prove_again(self, why: str) -> None:
         """Its checks changed. The lease continues; the first good answers to the new checks renew it."""

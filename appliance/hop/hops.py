@@ -128,10 +128,10 @@ class Hops(Generic[L, C]):
         one.autostart()
         self._lives[one.name] = self._tasks.create_task(one.run(), name=f"{self._kind} {one.name}")
 
-    def measure(self) -> None:
-        """Check of each hop that fell whether a frame has bypassed it since."""
+    def look(self, now: int) -> None:
+        """Look at each hop, often (`Hop.look`)."""
         for one in self._all.values():
-            one.hop.measure()
+            one.hop.look(now)
 
     # Another configuration
 

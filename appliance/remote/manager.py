@@ -118,7 +118,7 @@ class RemoteManager:
             tasks.create_task(self._guard_always(), name="guard of the tunnels")
             while True:
                 alive()
-                self._remotes.measure()
+                self._remotes.look(self._clock())
                 await asyncio.sleep(CHECK_IN_S)
 
     async def _guard_always(self) -> None:

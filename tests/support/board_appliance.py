@@ -66,9 +66,9 @@ def events(board: Board) -> list[str]:
     return [f"{row['severity']} {row['source']}: {row['text']}" for row in show(board, "events 0") or []]
 
 
-def wait_until(board: Board, found: Callable[[], Any], what: str) -> Any:
+def wait_until(board: Board, found: Callable[[], Any], what: str, seconds: float = PATIENCE_S) -> Any:
     """Ask the console until `found` is true: each question takes the board long enough, so no sleep is needed."""
-    patience = board.pace.wait(PATIENCE_S)
+    patience = board.pace.wait(seconds)
     deadline = time.monotonic() + patience
     while not (answer := found()):
         if time.monotonic() > deadline:

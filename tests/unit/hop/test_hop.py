@@ -16,7 +16,7 @@ from appliance.errors import RefusedError
 from appliance.health.bypass_latency import Fault
 from appliance.health.detector import Detector, Good, Limits
 from appliance.health.verdict import Available, Flip, History, Overloaded, Relieved, Unavailable, Verdict
-from appliance.hop.hop import Hop
+from appliance.hop.hop import PROOF_NS, Hop
 from appliance.hop.lifecycle import ALIVE, SERVING, HopEvent, HopState
 from appliance.hop.operator_order import FILE, OperatorOrder
 from appliance.transition import IllegalMoveError
@@ -455,11 +455,11 @@ def test_the_end_of_what_was_never_up_is_only_a_lease_that_ends(bench: Bench) ->
 def test_the_first_frame_after_a_fall_is_measured_once(bench: Bench) -> None:
     bench.reach(HopState.AVAILABLE)
     bench.hop.on_decision(150 * MS, LOST)
-    bench.hop.measure()
+    bench.hop.look(0)
     assert bench.owner.measured == []
     bench.kernel.skipped = 160 * MS
     for _ in range(2):
-        bench.hop.measure()
+        bench.hop.look(0)
     assert bench.owner.measured == [60 * MS]
 
 
@@ -477,8 +477,29 @@ def test_back_before_a_frame_came_measures_nothing(bench: Bench) -> None:
     bench.hop.on_decision(150 * MS, LOST)
     bench.good(200 * MS, 300 * MS)
     bench.kernel.skipped = 210 * MS
-    bench.hop.measure()
+    bench.hop.look(0)
     assert bench.owner.measured == []
+
+
+def test_a_guest_that_never_passes_its_checks_is_told_once(bench: Bench) -> None:
+    """Also one that restarts itself again and again; what is known better is not overwritten."""
+    bench.reach(HopState.PROVING)
+    for at in (0, PROOF_NS - 1):
+        bench.hop.look(at)
+        assert bench.hop.cause is Cause.PROVING
+    bench.hop.look(PROOF_NS)
+    assert (bench.hop.cause, bench.hop.detail) == (Cause.NOT_PROVED, "for 2 min, last: proving")
+    bench.hop.restarted(Cause.GUEST_RESET, "guest-reset")
+    bench.hop.look(PROOF_NS + 1)
+    assert bench.hop.cause is Cause.GUEST_RESET
+    bench.good(PROOF_NS + 2, PROOF_NS + 100 * MS)
+    bench.hop.look(PROOF_NS + 3)
+    assert bench.hop.state is HopState.AVAILABLE
+    bench.hop.restarted(Cause.GUEST_RESET, "guest-reset")
+    bench.hop.look(2 * PROOF_NS)
+    bench.hop.explain(Cause.TUNNEL_DOWN, "")
+    bench.hop.look(4 * PROOF_NS)
+    assert (bench.hop.state, bench.hop.cause) == (HopState.PROVING, Cause.TUNNEL_DOWN)
 
 
 def test_a_guest_that_starts_over_while_it_is_stopped_goes_on_stopping(bench: Bench) -> None:

@@ -25,16 +25,16 @@ class One:
 
     def __init__(self, config: Table, log: list[str]) -> None:
         self.name, self.value, self.idle, self._log = config.name, config.value, False, log
-        self.measured = 0
+        self.looked = 0
         self.hop: Any = SimpleNamespace(
-            lease=SimpleNamespace(revoke=lambda: self.log("revoked")), measure=self._measure
+            lease=SimpleNamespace(revoke=lambda: self.log("revoked")), look=self._look
         )
 
     def log(self, what: str) -> None:
         self._log.append(f"{self.name} {what}")
 
-    def _measure(self) -> None:
-        self.measured += 1
+    def _look(self, now: int) -> None:
+        self.looked += 1
 
     def autostart(self) -> None:
         self.log("autostart")
@@ -128,8 +128,8 @@ def test_a_commit_adds_changes_and_orders() -> None:
         await bench.commit(C, Table("a", 7), B)
         assert bench.names == ["c", "a", "b"]
         assert (bench.hops.named("a"), a.value) == (a, 7), "changed, and not made anew"
-        bench.hops.measure()
-        assert [one.measured for one in bench.hops] == [1, 1, 1]
+        bench.hops.look(0)
+        assert [one.looked for one in bench.hops] == [1, 1, 1]
 
     log = play(story, A).log
     assert log[:6] + sorted(log[6:]) == [
