@@ -454,14 +454,14 @@ def flood(made: Site, frames: int, pause_s: float, ended: threading.Event) -> No
 def test_more_than_it_carries_is_an_overload_and_the_excess_goes_straight(vxlan: Site) -> None:
     """The way back carries a tenth of the flood: the remote keeps what it carries, as an overloaded guest does."""
     seen, ended = len(moves_of(vxlan)), threading.Event()
-    excess = vxlan.live.call("counters.show")["rules"]["all"]["excess_frames"]
+    excess = vxlan.live.call("counters.show")["rules"]["all"]["excess"]
     thread = threading.Thread(target=flood, args=(vxlan, 100, 0.02, ended))
     netns.run(*f"tc -n {vxlan.underlay.far} qdisc add dev up0 root tbf rate 4mbit burst 4kb limit 20kb".split())
     try:
         thread.start()
         vxlan.reach("overloaded")
         vxlan.live.until(
-            lambda: vxlan.live.call("counters.show")["rules"]["all"]["excess_frames"] > excess + 1000, "held back"
+            lambda: vxlan.live.call("counters.show")["rules"]["all"]["excess"] > excess + 1000, "held back"
         )
         assert [way["way"] for way in vxlan.shown()["overload"] if way["limit_frames_per_s"]] == ["lan to wan"]
     finally:
