@@ -456,7 +456,7 @@ def test_more_than_it_carries_is_an_overload_and_the_excess_goes_straight(vxlan:
     seen, ended = len(moves_of(vxlan)), threading.Event()
     excess = vxlan.live.call("counters.show")["rules"]["all"]["excess"]
     thread = threading.Thread(target=flood, args=(vxlan, 100, 0.02, ended))
-    netns.run(*f"tc -n {vxlan.underlay.far} qdisc add dev up0 root tbf rate 4mbit burst 4kb limit 20kb".split())
+    netns.run(*f"tc -n {vxlan.underlay.far} qdisc add dev up0 root tbf rate 4mbit burst 4kb limit 100kb".split())
     try:
         thread.start()
         vxlan.reach("overloaded")
