@@ -140,12 +140,13 @@ class Tunnels:
 
         UnreachableError: not now. DatapathError, HardwareError: the kernel refuses.
         """
-        space, anew = self._space, False
+        space, anew, source = self._space, False, way.source
         if self.secured is not None:
             space, anew = self.secured.space, await self.secured.set_up(folder, way.mtu)
+            source = self.secured.address
         if anew or not self.adoptable:
             for name, plan, _ in self._planned():
-                await device.make(name, plan, space)
+                await device.make(name, plan, space, source)
         await self.fit(way)
         for one, side in zip(self._joints, Side, strict=False):
             programs = self._datapath.ip_devices.join(self.config.name, side, *one.indexes)

@@ -38,10 +38,11 @@ def mark_of(name: str) -> str:
         return ""
 
 
-async def make(name: str, plan: Plan, space: Namespace) -> None:
+async def make(name: str, plan: Plan, space: Namespace, source: str = "") -> None:
     """Make the device, down, without its mark. UnreachableError: the kernel or the management port refuses.
 
-    `space` is where its outer packets go. A device of this name is removed first.
+    `space` is where its outer packets go, from `source` if the configuration does not say. A device of this name is
+    removed first.
     """
     if not space.exists:
         raise UnreachableError("the management port is not set up yet")
@@ -51,7 +52,7 @@ async def make(name: str, plan: Plan, space: Namespace) -> None:
     await run(space.command(["ip", "link", "delete", tunnel]), LIMIT_S)
     if plan.listener is not None and plan.listener not in await open_listeners(space):
         await _ip(space.command(["ip", *plan.listener.words("add")]), plan)
-    await _ip(space.command(["ip", *plan.creation(tunnel)]), plan)
+    await _ip(space.command(["ip", *plan.creation(tunnel, source)]), plan)
     await _ip(space.command(["ip", "link", "set", tunnel, "netns", str(os.getpid())]), plan)
     if plan.carries_ip:
         await joint.make(name)

@@ -59,13 +59,15 @@ class Plan:
         kind = encapsulations.KINDS[self.tunnel.kind]
         return Listener(self.port, self.version) if kind.gre and kind.port else None
 
-    def creation(self, name: str) -> Words:
+    def creation(self, name: str, source: str = "") -> Words:
         """The arguments of `ip` that make the device, down, in the present namespace.
 
-        The outer packets must not be fragmented: what does not fit is dropped and counted where it would not fit.
+        `source`: our address by the routes, without which the kernel sends no GRE over IPv6. The outer packets must not
+        be fragmented: what does not fit is dropped and counted where it would not fit.
         """
         tunnel, six = self.tunnel, self.version == 6
-        ends = ["remote", tunnel.remote, *(["local", tunnel.local] if tunnel.local else [])]
+        local = tunnel.local or (source if six and encapsulations.KINDS[tunnel.kind].gre else "")
+        ends = ["remote", tunnel.remote, *(["local", local] if local else [])]
         made = ["link", "add", name, "type"]
         if encapsulations.KINDS[tunnel.kind].gre:
             options = [*(["seq"] if tunnel.sequence else []), *(["csum"] if tunnel.checksum else [])]

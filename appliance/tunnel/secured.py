@@ -37,6 +37,11 @@ class Secured:
         self.session: Session | None = None  # as it was found last
         self.gone = False  # another program removed the device
 
+    @property
+    def address(self) -> str:
+        """Ours inside."""
+        return self._config.address
+
     async def set_up(self, folder: Path, mtu: int) -> bool:
         """Make the device, which is True, or go on with the one that is there.
 

@@ -121,7 +121,7 @@ class Kernel:
     async def guard(self) -> None:
         self.guarded = True
 
-    async def make(self, name: str, plan: object, space: object) -> None:
+    async def make(self, name: str, plan: object, space: object, source: str) -> None:
         if self.refusal:
             raise UnreachableError(self.refusal)
         assert self.guarded, "forged packets would reach the link"

@@ -65,6 +65,21 @@ def test_the_device_of_the_wan_side(tunnel: Tunnel, words: str) -> None:
     assert plans(tunnel)[1].creation("tr1.0w") == ["link", "add", "tr1.0w", *words.split()]
 
 
+@pytest.mark.parametrize(
+    ("tunnel", "local"),
+    [
+        (made(kind="gre-ethernet", remote=SIX), "2001:db8::1"),
+        (made(kind="gre-ip", remote=SIX, local="2001:db8::9"), "2001:db8::9"),
+        (made(kind="gre-ethernet"), ""),
+        (made(remote=SIX), ""),
+    ],
+)
+def test_gre_over_ipv6_has_an_address_of_its_own(tunnel: Tunnel, local: str) -> None:
+    """Without one the kernel sends nothing; the others follow the routes."""
+    words = plans(tunnel)[0].creation("tr1.0l", "2001:db8::1")
+    assert (words[words.index("local") + 1] if "local" in words else "") == local
+
+
 def test_a_mark_tells_every_difference() -> None:
     """A device is adopted only if nothing of its tunnel has changed."""
     variants = [
