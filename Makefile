@@ -102,8 +102,8 @@ hardware-figures: qemu-image ## measure relay, watchdog and power on the simulat
 health-figures: qemu-image ## measure how soon a failed guest is bypassed -> build/figures/health.json
 	@$(RUN) -m tests.health_figures
 
-demo: qemu-image ## inject every failure on a live link -> build/figures/demo.json
-	@$(RUN) -m tests.demo
+demo: qemu-image ## inject every failure on a live link -> build/figures/demo.json: ONLY="guest killed"
+	@$(RUN) -m tests.demo $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
 # Without BUILDROOT and LINUX (a kernel's source tree) it checks what needs neither, and says what it skips.
 check-image: build/venv/ready.stamp ## check what the image holds against what the code uses: BUILDROOT=DIR LINUX=DIR

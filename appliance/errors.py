@@ -118,3 +118,7 @@ class ProtocolError(BypassError):
 
 class UnreachableError(BypassError):
     """The daemon, guest or device does not answer."""
+
+
+class NoAnswerError(UnreachableError):
+    """It has taken the request, and no answer has come in time: it may only be busy."""

@@ -160,7 +160,7 @@ class Client:
             self.waiting = False
         except TimeoutError as error:
             what = f"bypassd did not answer {method} within {wait:g} s; if it hangs, the keeper restarts it: try again"
-            raise errors.UnreachableError(what) from error
+            raise errors.NoAnswerError(what) from error
         except OSError as error:
             raise errors.UnreachableError(f"bypassd exited while it processed {method}: try again") from error
         if not line:

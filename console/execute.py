@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 from appliance.errors import BypassError, UnreachableError
@@ -18,9 +18,10 @@ from console.client import RemoteError
 from console.line import habits
 from console.line.command import Arg
 from console.line.complete import listed
+from console.line.configure_commands import ROWS
 from console.line.live_names import CONFIG
 from console.line.outcome import GOOD, INTERNAL, REFUSED, UNREACHABLE, USAGE, Outcome
-from console.line.parse import Parsed, Token, UsageError, complete, parse, seconds, tokenize
+from console.line.parse import Parsed, Table, Token, UsageError, complete, parse, seconds, tokenize
 from console.line.pipes import pipe
 from console.render import cell
 from console.views.common import hang
@@ -122,9 +123,9 @@ def located(local: str) -> Callable[[Parsed, Context], Outcome]:
 
 def help_text(line: str, context: Context) -> str:
     """What may follow `line`, one item per line with its meaning: the answer to `?`."""
-    if outside := after_run(line, context):
-        with outside[0]:
-            return help_text(outside[1], context)
+    if other := other_level(line, context):
+        with other[0]:
+            return help_text(other[1], context)
     names, table = context.names, context.table
     _, partial, items = complete(line, table)
     if not items:
@@ -150,14 +151,29 @@ def help_text(line: str, context: Context) -> str:
     return listed(rows, context.style.width)
 
 
-def after_run(line: str, context: Context) -> tuple[AbstractContextManager[None], str] | None:
-    """Where `line`, typed inside `configure`, begins a command of the shell: the level outside, and the command."""
-    if context.mode is None:
-        return None
+def other_level(line: str, context: Context) -> tuple[AbstractContextManager[None], str] | None:
+    """Where `line` holds a command of another level: that level, and the command.
+
+    Inside `configure` it is one of the shell, after `run`; in the shell, one of `configure` after that word.
+    """
     tokens, _ = tokenize(line)
-    if not tokens or not _runs_outside(tokens) or not line[tokens[0].start + len(tokens[0].text) :]:
+    if context.mode is not None:
+        if not tokens or not _runs_outside(tokens) or not line[tokens[0].start + len(tokens[0].text) :]:
+            return None
+        return context.mode.left(), line[tokens[0].start + len(tokens[0].text) :].lstrip()
+    if len(tokens) < 2 or len(tokens[0].text) < 2 or not "configure".startswith(tokens[0].text):
         return None
-    return context.mode.left(), line[tokens[0].start + len(tokens[0].text) :].lstrip()
+    whole = tokens[1].text in {row.words[0] for row in ROWS} and line[tokens[1].start + len(tokens[1].text) :]
+    return (_in_table(context, ROWS), line[tokens[1].start :]) if whole else None
+
+
+@contextmanager
+def _in_table(context: Context, table: Table) -> Iterator[None]:
+    before, context.table = context.table, table
+    try:
+        yield
+    finally:
+        context.table = before
 
 
 def quiet_broken_pipe() -> None:

@@ -6,12 +6,13 @@ set -eu
 serial=$1 address=$2 key=$3 phrase=$4 guest=$5 ssh=${SSH:-ssh -o StrictHostKeyChecking=accept-new}
 on_box() { $ssh -i "$key" -o BatchMode=yes -o ConnectTimeout=5 -o ServerAliveInterval=5 "admin@${address%/*}" "$@"; }
 answers() { on_box show version </dev/null >/dev/null 2>&1; }
-# Setup on the serial line, typed again until SSH answers: what is there already is no change.
+free() { on_box show candidate </dev/null 2>/dev/null | grep -q 'edited by nobody'; }
+# Setup on the serial line, typed again until SSH answers and nobody edits: what is there already is no change.
 stty -F "$serial" 115200 raw -echo
-until answers; do
+until free; do
   printf '%s\r' no "" configure "set management address $address" "set user admin role admin" \
     "set user admin keys \"$(cat "$key.pub")\"" "commit comment setup" "exit" >"$serial"
-  sleep 20
+  for _ in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 5; if free; then break; fi; done
 done
 # A rule before the others, by a script that is committed as a whole or not at all
 printf '%s\n' 'set rule web match "tcp port 80"' "set rule web path $guest" 'move rule web first' | on_box configure

@@ -7,7 +7,7 @@ recorded with the figures. For each fault the table has
 
 - `bypass_*_ms`: rings 1 and 2: the longest time without a frame arriving, the worse direction, until the fault is
   undone (a hung guest gives back late what it held, so lost frames alone do not tell); a steady stream alone shows a
-  few milliseconds here; ring 3: from the fault to the closed relay;
+  few milliseconds here; ring 3: from the fault to the closed relay; link-down: until both ports are found set down;
 - `lost_frames`, `longest_gap_ms`: both directions, from the fault until all is as before, the way back included;
 - `inline_again_s`: until the relay is open and the guest has its traffic again, from the fault, or from the remedy for
   a fault that does not heal by itself;
@@ -41,10 +41,10 @@ from simulator.payload import image
 from simulator.simulator import ERST
 from simulator.stream import Report, Stream
 
-from tests.faults import FAULTS, Fault
+from tests.faults import FAULTS, Fault, ports_up
 from tests.support import board_harness, figures
 from tests.support.attempts import attempt
-from tests.support.board_appliance import PATIENCE_S, offer, wait_healthy
+from tests.support.board_appliance import PATIENCE_S, offer, wait_healthy, wait_until
 
 STEADY_S = 1.0  # watched before and after a fault
 DOWNLOAD_S = {1: 12, 2: 15, 3: 30}  # by ring: long enough to live through the fault
@@ -114,6 +114,9 @@ def suffer(board: Board, fault: Fault) -> Measure:
         ends.callback(streams.stop)
         lacp = Lacp(board.lan, board.wan)
         ends.callback(lacp.close)
+        if fault.prepare:
+            ends.callback(fault.after or (lambda _: None), board)
+            fault.prepare(board)
         time.sleep(steady_s)
         mark = board.events.mark()
         hit: Event = board.fault(fault.name)
@@ -121,6 +124,9 @@ def suffer(board: Board, fault: Fault) -> Measure:
             fault.make(board)
             if fault.relay:
                 closed = board.wait_event(event="relay", state="bypass", since=mark, timeout=PATIENCE_S)
+            if fault.links:
+                wait_until(board, lambda: ports_up(board) == 0, "both ports set down")
+                down_ns = time.monotonic_ns()
             time.sleep(steady_s)
             seen_ns = time.monotonic_ns()
             origin = hit["mono_ns"] / 1e9
@@ -129,6 +135,8 @@ def suffer(board: Board, fault: Fault) -> Measure:
                 fault.undo(board)
             if fault.relay:
                 board.wait_event(event="relay", state="inline", since=closed["n"], timeout=PATIENCE_S)
+            if fault.links:
+                wait_until(board, lambda: ports_up(board) == 2, "both ports set up again")
             again = wait_healthy(board)
         time.sleep(steady_s)
         result = download.wait(board.pace.wait(PATIENCE_S)) if fault.download else None
@@ -137,7 +145,10 @@ def suffer(board: Board, fault: Fault) -> Measure:
         lacp_gap_ms = lacp.longest_gap_ms(hit["mono_ns"], time.monotonic_ns())
     after = streams.reports(healed_ns)
     whole = streams.reports(hit["mono_ns"])
-    if fault.relay:
+    if fault.links:
+        bypass_ms = (down_ns - hit["mono_ns"]) / 1e6
+        crossed = sum(report.received for report in streams.reports(down_ns, seen_ns))
+    elif fault.relay:
         bypass_ms = (closed["mono_ns"] - hit["mono_ns"]) / 1e6
     else:
         bypass_ms = max(stream.longest_silence_ms(hit["mono_ns"], seen_ns) for stream in streams.both)
@@ -153,13 +164,15 @@ def suffer(board: Board, fault: Fault) -> Measure:
     )
     if not measure.carries:
         measure.broken.append("the link does not carry every frame afterwards")
-    if lacp_gap_ms > TIMEOUT_MS:
+    if fault.links and crossed:
+        measure.broken.append(f"{crossed} frames crossed while both ports were set down")
+    if lacp_gap_ms > TIMEOUT_MS and not fault.links:
         measure.broken.append(f"the neighbours' LACP timed out: {lacp_gap_ms:.0f} ms without a LACPDU")
     if measure.download_whole is False and result:
         measure.broken.append(f"the download broke: {result.error}")
     if fault.ring < 3 and measure.relay_moves:
         measure.broken.append(f"the relay moved {measure.relay_moves} times")
-    if fault.ring == 2 and measure.lost_frames:
+    if (fault.ring == 2 or fault.lossless) and measure.lost_frames:
         measure.broken.append(f"{measure.lost_frames} frames were lost")
     return measure
 

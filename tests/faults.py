@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from simulator import Board, Event
+from simulator.stream import PORT
 
-from tests.support.board_appliance import BYPASSD, GUEST, KEEPER, SEGMENT, guest
+from tests.support.board_admin import commit
+from tests.support.board_appliance import BYPASSD, GUEST, KEEPER, RULE, SEGMENT, guest, show, wait_until
 
 # Real-time loops above the keeper's priority on every processor, with the kernel's brake on real-time tasks taken off.
 STARVE = """
@@ -27,7 +29,10 @@ done"""
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault. `undo` runs once its effect has been seen; None: the appliance recovers by itself."""
+    """One fault. `undo` runs once its effect has been seen; None: the appliance recovers by itself.
+
+    `prepare` runs before it, when traffic flows; `after`, when all is as before, takes back what `prepare` did.
+    """
 
     name: str
     ring: int
@@ -37,6 +42,10 @@ class Fault:
     resets: bool = False  # the machine starts anew
     panics: bool = False
     download: bool = True  # one path always remains, so the download must end whole
+    prepare: Callable[[Board], Any] | None = None
+    after: Callable[[Board], Any] | None = None
+    lossless: bool = False  # of the numbered frames none may be lost
+    links: bool = False  # both ports are expected to be set down: no frame crosses until the fault is undone
 
     def allow(self, board: Board) -> AbstractContextManager[None]:
         """During the fault and the recovery, its panic is no failure."""
@@ -77,12 +86,56 @@ def power_on(board: Board) -> None:
     board.power_on()
 
 
+def shunt_streams(board: Board) -> None:
+    """Let the guest shunt flows, and have its application shunt those of the numbered frames, one a direction."""
+    commit(board, ("set", "guest", GUEST, "shunts", "max", "100"))
+    board.sh(f"bypass guest {GUEST} command shunt {PORT}")
+    wait_until(board, lambda: shunted(board), "the flows of the numbered frames shunted")
+
+
+def shunted(board: Board) -> bool:
+    """Whether the guest has shunted the flows of the numbered frames."""
+    rows = (show(board, "shunts") or {}).get("shunts", [])
+    return sum(PORT in (row["lan_port"], row["wan_port"]) for row in rows) == 2
+
+
+def unshunt(board: Board) -> None:
+    """As before `shunt_streams`."""
+    board.sh("bypass clear shunts")
+    commit(board, ("delete", "guest", GUEST, "shunts", "max"))
+
+
+def ports_up(board: Board) -> int:
+    """How many of both ports are set up. A virtio port has no PHY by which its neighbour could see that it is not."""
+    flags = board.sh("cat /sys/class/net/lan0/flags /sys/class/net/wan0/flags").output.split()
+    return sum(int(value, 16) & 1 for value in flags)
+
+
 FAULTS = (
     Fault(
         "application hung",
         1,
         shell(f"bypass guest {GUEST} command hang"),
         shell(f"bypass guest {GUEST} command resume"),
+    ),
+    Fault(
+        "application hung, flow shunted",
+        1,
+        shell(f"bypass guest {GUEST} command hang"),
+        shell(f"bypass guest {GUEST} command resume"),
+        prepare=shunt_streams,
+        after=unshunt,
+        lossless=True,
+    ),
+    Fault(
+        "application hung, link-down",
+        1,
+        shell(f"bypass guest {GUEST} command hang"),
+        shell(f"bypass guest {GUEST} command resume"),
+        prepare=lambda board: commit(board, ("set", "rule", RULE, "on_unavailable", "link-down")),
+        after=lambda board: commit(board, ("delete", "rule", RULE, "on_unavailable")),
+        links=True,
+        download=False,
     ),
     Fault("guest killed", 1, kill_guest),
     Fault("bypassd killed", 2, signal("KILL", BYPASSD)),

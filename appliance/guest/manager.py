@@ -203,9 +203,9 @@ class GuestManager:
         if config.tags != guest.config.tags:
             await self._retag(config.name, self._tags(config))
         self._datapath.record(config.name, config.recorder.frames, config.recorder.bytes)
-        third = (guest.config.management, guest.config.management_mac)
+        was = (guest.config.management, guest.config.management_mac, guest.config.queues)
         guest.reconfigure(config)
-        moved = third != (config.management, config.management_mac) or guest.new_context is not None
+        moved = was != (config.management, config.management_mac, config.queues) or guest.new_context is not None
         if moved or tuple(wanted[config.name]) != self._wiring.served(config.name):
             guest.new_context = partial(self._context_of, config)
         else:

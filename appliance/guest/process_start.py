@@ -27,6 +27,8 @@ MACHINE_KEYS = (
     *("hugepages", "management", "management_mac", "lan_mac", "wan_mac"),
 )
 """Keys of a guest whose change needs another process; all others can change while it runs."""
+LATER_KEYS = ("queues", "queue_pin", "queue_poll")
+"""The same, added later: they count where they are set, so that the guests of a bypassd without them are adopted."""
 
 
 class Begun(NamedTuple):
@@ -99,6 +101,8 @@ def digest_of(guest: model.Guest, context: RunContext) -> str:
     shape = [str(command.RECIPE), repr(context.pairs), str(context.accel)]
     shape += [third.address] if third is not None else []
     shape += [f"{key}={getattr(guest, key)!r}" for key in MACHINE_KEYS]
+    unset = model.Guest(name=guest.name)
+    shape += [f"{key}={value!r}" for key in LATER_KEYS if (value := getattr(guest, key)) != getattr(unset, key)]
     return hashlib.sha256("\0".join(shape).encode()).hexdigest()
 
 
@@ -118,6 +122,8 @@ def _ready(guest: model.Guest, context: RunContext, accel: command.Accel) -> tup
     warnings = list(notes)
     if accel == "tcg" and guest.accel != "tcg":
         warnings.append("no KVM: it is emulated, and slow")
+    if not machine.vhost and (guest.queues > 1 or guest.queue_poll):
+        warnings.append("no vhost: QEMU moves the frames of all queues by itself, one after the other")
     if machine.hugepages:
         huge, why = context.huge.claim(guest.name, machine.memory)
         warnings += [why] if why else []

@@ -9,6 +9,7 @@ Owns the process, its QMP connection, its agent channel and the watch over its h
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import shutil
@@ -21,13 +22,14 @@ import msgspec
 from appliance.config.schema import model
 from appliance.config.schema.metadata import Effect, differ
 from appliance.counted import counted
-from appliance.errors import BypassError, UnreachableError
+from appliance.errors import BypassError, GuestError, UnreachableError
 from appliance.guest import process_start
 from appliance.guest.agent.channel import Channel, Message
 from appliance.guest.console import Console
+from appliance.guest.port import tap
 from appliance.guest.process_policy import ProcessEnd
 from appliance.guest.process_start import scratch_folder
-from appliance.guest.qemu import command, process
+from appliance.guest.qemu import command, process, queue_threads
 from appliance.guest.qemu.process import Process
 from appliance.guest.qemu.qmp import Monitor
 from appliance.guest.qemu.record import STATE_FILE, Record, write_record
@@ -45,6 +47,9 @@ QUIT_S = 2.0
 """How long a guest may take to power down, and QEMU to quit, before it is killed."""
 
 GUEST_SHUTDOWN = "guest-shutdown"  # the reason in QEMU's event if the guest powered itself off
+
+QUEUES_S = 2.0
+"""Between two looks at how many queues a guest's driver uses."""
 
 ENDING_S = 5.0  # between the end of the monitor connection and that of the process, if QEMU ends by itself
 
@@ -80,6 +85,8 @@ class Run:
         self._guest, self._context, self._listener = guest, context, listener
         self._folder = context.paths.guests / guest.name
         self._history = history
+        self.queues = guest.queues  # those of its process: another number counts from its next start
+        self.used_queues: dict[str, int] = {}  # by tap, where it has several: those that its driver uses
         self.watch = self._new_watch()
         self._console = console
         self.channel = Channel(self._folder / "agent.sock", context.clock)
@@ -116,6 +123,7 @@ class Run:
             space=context.space,
             clock=context.clock,
             loads=context.loads,
+            queues=self.queues,
         )
 
     def reconfigure(self, guest: model.Guest) -> None:
@@ -183,8 +191,10 @@ class Run:
             blind = ["dry run: its checks decide nothing"]
         dropped = self.monitor.dropped
         flood = [f"it floods QEMU's monitor: {counted(dropped, 'event')} dropped"] if dropped else []
+        fewest = min(self.used_queues.values(), default=self.queues)
+        idle = [f"its driver uses {fewest} of {self.queues} queues"] * (0 < fewest < self.queues)
         full = ["no disk space left for what it writes: it is paused"] if self.full else []
-        return (*found, *blind, *flood, *full)
+        return (*found, *blind, *flood, *idle, *full)
 
     def note_proved(self, proved: bool) -> None:
         """Keep for the next bypassd whether the guest has passed its checks."""
@@ -275,8 +285,13 @@ class Run:
             self._ended.set()
 
     def _pin(self, processors: Sequence[int]) -> None:
-        """Pin each vCPU to its configured host processor."""
-        for thread, processor in zip(processors, self._guest.pin, strict=False):
+        """Pin each vCPU, and the kernel's thread of each queue, to its configured host processor."""
+        assert self._process is not None
+        wanted = dict(zip(processors, self._guest.pin, strict=False))
+        if self._guest.queue_pin:
+            pid, ports = self._process.pid, 2 * len(self._context.pairs)
+            wanted |= queue_threads.places(pid, queue_threads.find(pid), ports, self._guest.queue_pin)
+        for thread, processor in wanted.items():
             try:
                 os.sched_setaffinity(thread, {processor})
             except OSError as error:
@@ -286,6 +301,7 @@ class Run:
         """QMP, agent channel and checks, for as long as the process runs."""
         # At once: the first output of firmware and kernel explains a guest that never comes up.
         talk = asyncio.ensure_future(self._console.serve())
+        count = asyncio.ensure_future(self._count_queues())
         try:
             accel = await self.monitor.connect()
             self._context.huge.taken(self._guest.name)
@@ -304,10 +320,18 @@ class Run:
             await asyncio.gather(self.monitor.watch(), self.channel.run(self._listener.on_message), talk)
         finally:
             talk.cancel()
+            count.cancel()
             self.room.cancel()
             self.watch.stop()
             self.channel.close()
             await self.monitor.close()
+
+    async def _count_queues(self) -> None:
+        """Look now and then how many of several queues its driver uses; the kernel's answer may take seconds."""
+        taps = [name for pair in self._context.pairs for name in (pair.lan, pair.wan)]
+        while self.queues > 1:
+            self.used_queues = await to_the_end(partial(_used, taps))
+            await asyncio.sleep(QUEUES_S)
 
     async def power_down(self) -> None:
         """Power the guest down, or kill it if it does not react; returns when the process has ended."""
@@ -348,3 +372,10 @@ class Run:
     def rotate_logs(self) -> None:
         """Keep QEMU's log bounded."""
         process.rotate(self._folder / "qemu.log")
+
+
+def _used(taps: Sequence[str]) -> dict[str, int]:
+    """In a thread."""
+    with contextlib.suppress(GuestError):  # a tap is gone: it is found out where it is missed
+        return {name: tap.used_queues(name) for name in taps}
+    return {}

@@ -36,11 +36,19 @@ def row(guest: Guest, now: int, unsent: dict[str, int] | UnsetType = UNSET) -> g
 
 def details(guest: Guest, now: int, unsent: dict[str, int] | UnsetType = UNSET) -> guests.GuestDetails:
     """The same with the evidence of its checks: what `show guest NAME` needs."""
-    watch = guest.current_run.watch if guest.current_run is not None else None
+    run = guest.current_run
+    watch = run.watch if run is not None else None
     verdict = watch.verdict if watch is not None else guest.hop.last_verdict  # None: it never ran
     return guests.GuestDetails(
         **asdict(row(guest, now, unsent)),
         taps=[guests.Taps(segment=pair.label, lan=pair.lan, wan=pair.wan) for pair in guest.pairs],
+        queues=[
+            guests.Queues(tap=tap, queues=run.queues, used=run.used_queues.get(tap))
+            for pair in guest.pairs
+            for tap in (pair.lan, pair.wan)
+        ]
+        if run is not None and run.queues > 1
+        else UNSET,
         management=guest.management.where if guest.management is not None else "",
         flip_count=guest.hop.history.count,
         lease_renewals=guest.hop.lease.renewals,

@@ -124,7 +124,7 @@ class Wiring:
             label = segment if len(segments) > 1 else ""
             pairs.append(TapPair(lan, wan, label, port_addresses(config, hop, len(pairs))))
             for device, side in ((lan, Side.LAN), (wan, Side.WAN)):
-                tap.ensure(device)
+                tap.ensure(device, config.queues)
                 self._datapath.attach_hop(device, config.name, segment, side, tags=tags)
                 loads[device] = self._datapath.load(config.name, segment, side)
         for segment in self.served(config.name):

@@ -61,6 +61,7 @@ class Checks:
     """See the module. `folder` holds the capture files that probes name; GuestError when one cannot be read.
 
     `loads`: by tap, the traffic that enters there; where it is unknown, overload looks like any other failure.
+    `queues`: of each tap.
     """
 
     def __init__(
@@ -73,8 +74,9 @@ class Checks:
         history: History,
         folder: Path,
         loads: Mapping[str, Load] = NO_LOADS,
+        queues: int = 1,
     ) -> None:
-        self.streams = streams(guest.probes, hop, pairs, nonce, folder)
+        self.streams = streams(guest.probes, hop, pairs, nonce, folder, queues=queues)
         dry_run = guest.dry_run
         self.ways = one_ways(self.streams, NO_LOADS if dry_run else loads)  # a limit would hold frames back
         self.latencies: deque[int] = deque(maxlen=_LATENCIES)

@@ -17,6 +17,10 @@ from enum import Enum
 
 from appliance.causes import Cause
 
+LATENESS = 1_500_000
+"""Time (ns) for which evidence holds at least beyond its intervals: the event loop's timers are up to 1 ms late,
+because Python waits in whole milliseconds, and an answer takes its time. It counts for intervals below 6 ms."""
+
 
 class CheckState(Enum):
     """What a check says about its guest."""
@@ -41,8 +45,8 @@ class Limits:
 
     @property
     def window(self) -> int:
-        """How long one good piece of evidence holds (ns): `misses` intervals and the margin."""
-        return self.interval * self.misses + self.margin
+        """How long one good piece of evidence holds (ns): `misses` intervals and the margin, or `LATENESS`."""
+        return self.interval * self.misses + max(self.margin, LATENESS)
 
 
 @dataclass(frozen=True)

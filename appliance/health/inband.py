@@ -42,6 +42,9 @@ _NEIGHBOUR_PREFIX = b"\x02\x54\x57"
 _STANDARD, _TARGET, _FIRST_TEMPLATE = 1, 2, 0x10  # lower bits of the second byte: which kind of address
 _BACK = 0x80  # its highest bit: the direction
 _SPREAD = 0x9E3779  # odd, so that 2^24 sequences in a row give as many numbers
+_GATHER = pow(_SPREAD, -1, 1 << 24)
+QUEUE_BITS = 4
+"""The lowest bits of a sequence are the queue by which the frame enters the guest."""
 
 
 class Direction(IntEnum):
@@ -145,7 +148,7 @@ class Lane:
     """One direction through one hop on one segment: what was sent, what came back. Pure, no clock.
 
     With a `template`, frames look like it; `number` tells a guest's templates apart. With a `route`, they are packets
-    that the guest forwards as a router.
+    that the guest forwards as a router. With several queues, each of them has lanes of its own, told apart by `queue`.
     """
 
     hop: int
@@ -154,6 +157,7 @@ class Lane:
     template: bytes = b""
     number: int = 0
     route: Route | None = None
+    queue: int = 0
     sent: int = 0
     received: int = 0
     foreign: int = 0  # not ours: another nonce, hop or direction, a sequence never sent or seen before
@@ -187,11 +191,15 @@ class Lane:
 
     def claims(self, frame: bytes) -> bool:
         """Whether a frame that came out of the guest is one of this lane's kind."""
-        return frame[6:12] == self.source if self.template else self._decode(frame) is not None
+        if self.template:
+            number = int.from_bytes(frame[3:6], "big") - self.nonce
+            return frame[6:12] == self.source and number * _GATHER % (1 << QUEUE_BITS) == self.queue
+        beat = self._decode(frame)
+        return beat is not None and beat.sequence % (1 << QUEUE_BITS) == self.queue
 
     def send(self, now: int) -> bytes:
         """The next frame to send, at time `now`."""
-        sequence, self._next = self._next, self._next + 1
+        sequence, self._next = self._next << QUEUE_BITS | self.queue, self._next + 1
         key = self._key(sequence)
         self._outstanding[key] = now
         if len(self._outstanding) > REMEMBERED:

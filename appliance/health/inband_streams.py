@@ -83,6 +83,8 @@ class Stream:
     due: int = 0
     entry: PacketSocket | None = field(default=None, repr=False)
     where: str = ""  # which lane, for display
+    probe: int = 0  # which of the guest's probes it belongs to
+    several: bool = False  # there is a lane for each of several queues
     latency: int | None = None  # of the newest frame that came out
     refused: bool = False  # the tap did not take the last one
     excused: bool = False  # the guest is overloaded, so its latency is no evidence against it
@@ -117,7 +119,7 @@ class Stream:
                 yield self.check, Good(max(blocked))
         assert self.entry is not None
         refused = self.entry.refused
-        self.entry.send(self.lane.send(now))
+        self.entry.send(self.lane.send(now), self.lane.queue if self.several else None)
         self._sent, self.refused = now, self.entry.refused > refused
 
     def take(self, now: int, frame: bytes) -> Iterator[Evidence]:
@@ -147,9 +149,12 @@ class Stream:
 
 
 def streams(
-    probes: Sequence[model.Probe], hop: int, pairs: Sequence[TapPair], nonce: int, folder: Path
+    probes: Sequence[model.Probe], hop: int, pairs: Sequence[TapPair], nonce: int, folder: Path, *, queues: int = 1
 ) -> list[Stream]:
-    """The streams that a guest's probes need. GuestError when a probe's frame cannot be read."""
+    """The streams that a guest's probes need. GuestError when a probe's frame cannot be read.
+
+    Every queue has its own, because what serves one may hang while the others work.
+    """
     found: list[Stream] = []
     chosen: dict[tuple[str, str, model.Routed | None, str], model.Probe] = {}
     for probe in probes:
@@ -165,8 +170,9 @@ def streams(
             for way in Direction:
                 if probe.enter not in ("both", "lan" if way is Direction.LAN_TO_WAN else "wan"):
                     continue
-                lane = Lane(hop, way, nonce, frame, number, _route(probe.routed, way, pair))
-                found.append(_stream(probe, number, lane, pair))
+                for queue in range(queues):
+                    lane = Lane(hop, way, nonce, frame, number, _route(probe.routed, way, pair), queue)
+                    found.append(_stream(probe, number, lane, pair, queues > 1))
     return found
 
 
@@ -178,7 +184,7 @@ def _route(routed: model.Routed | None, way: Direction, pair: TapPair) -> Route 
     return Route(bytes.fromhex(pair.addresses[way].replace(":", "")), source, target, routed.port)
 
 
-def _stream(probe: model.Probe, number: int, lane: Lane, pair: TapPair) -> Stream:
+def _stream(probe: model.Probe, number: int, lane: Lane, pair: TapPair, several: bool) -> Stream:
     kind = "in-band" if probe.kind == "inband" else "negative"
     which = (
         f"routed {'IPv6 ' if ':' in probe.routed.lan else ''}"
@@ -190,10 +196,12 @@ def _stream(probe: model.Probe, number: int, lane: Lane, pair: TapPair) -> Strea
         else f"{probe.frame} "
     )
     where = f"{which}{pair.label + ' ' if pair.label else ''}{lane.direction.arrow}"
+    where += f", queue {lane.queue}" * several
     negative = probe.kind == "negative"
     # Good evidence from a negative heartbeat is already one interval old when it is obtained.
     limits = Limits(probe.interval, probe.misses + negative, probe.rises)
     stream = Stream(f"{kind} {where}", lane, *pair.sides(lane.direction), limits, negative, where=where)
+    stream.probe, stream.several = number, several
     if probe.slow is not None:
         stream.latency_check = f"latency {where}"
         stream.latency_limit = LatencyLimit(int(probe.slow.limit), probe.slow.percentile / 100, int(probe.slow.time))

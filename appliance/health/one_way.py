@@ -19,7 +19,9 @@ ONSET_NS = 500_000_000
 
 
 class OneWay:
-    """The stream with the shortest interval leads: it determines when to look, and how long heartbeats take.
+    """The probe with the shortest interval leads: it determines when to look, and how long heartbeats take.
+
+    It has a stream for each queue; one of them that gets too much is an overload like one of all.
 
     `other`: the opposite direction, whose flood may keep the guest from forwarding in this one.
     """
@@ -27,6 +29,7 @@ class OneWay:
     def __init__(self, streams: Sequence[Stream], load: Load) -> None:
         self._streams, self._load = streams, load
         self._lead = min(streams, key=lambda stream: stream.limits.interval)
+        self._leads = [stream for stream in streams if stream.probe == self._lead.probe]
         window = self._lead.limits.window
         self._target = max(min(TARGET_NS, window // 2), window // 4)
         for stream in streams:
@@ -58,7 +61,7 @@ class OneWay:
         """When to look: with each heartbeat of the leading stream, and half an interval later if it is missing."""
         lead = self._lead
         half = lead.due - lead.limits.interval // 2
-        return half if lead.waits and self._looked < half else lead.due
+        return half if any(stream.waits for stream in self._leads) and self._looked < half else lead.due
 
     def look(self, now: int) -> Iterator[Evidence]:
         """To be called before the next heartbeat: what the traffic proves for checks whose heartbeat is missing."""
@@ -71,7 +74,10 @@ class OneWay:
         if at is None and self.other is not None:
             at = self.other.lends(now)
         if now >= lead.due:
-            self._overload.look(now, sample, Look(lead.lacks(now, self._patience), lead.refused, lead.latency))
+            lacks = any(stream.lacks(now, self._patience) for stream in self._leads)
+            latencies = [stream.latency for stream in self._leads if stream.latency is not None]
+            refused = any(stream.refused for stream in self._leads)
+            self._overload.look(now, sample, Look(lacks, refused, max(latencies, default=None)))
         if self._overload.rate != was:
             self._began = self._began if was else now
             self._load.limit(self._overload.rate)
@@ -84,7 +90,8 @@ class OneWay:
 
     def lends(self, now: int) -> int | None:
         """What frames in this direction prove for the other one, while an overload begins in this one."""
-        begins = now - self._began < ONSET_NS if self._overload.active else self._lead.waits
+        waits = any(stream.waits for stream in self._leads)
+        begins = now - self._began < ONSET_NS if self._overload.active else waits
         return self._proved if begins else None
 
     def relieve(self) -> None:

@@ -18,7 +18,7 @@ from appliance.health.inband_routed import IPV4, IPV6
 
 _SOL_PACKET = 263
 _PACKET_QDISC_BYPASS, _PACKET_IGNORE_OUTGOING = 20, 23
-_SO_ATTACH_FILTER = 26
+_SO_ATTACH_FILTER, _SO_MARK = 26, 36
 _READ_LIMIT = 32
 """At most this many frames are read per wake-up, so that a flood does not block the event loop."""
 
@@ -77,10 +77,14 @@ class PacketSocket:
         """For the event loop."""
         return self._socket.fileno()
 
-    def send(self, frame: bytes) -> None:
-        """Send one frame to the guest; a refusal is only counted, because it also shows as a missing answer."""
+    def send(self, frame: bytes, queue: int | None = None) -> None:
+        """Send one frame to the guest; a refusal is only counted, because it also shows as a missing answer.
+
+        `queue`: by which one it enters, of a tap with several: its mark says so (guest/port/tap.py).
+        """
+        mark = [(socket.SOL_SOCKET, _SO_MARK, struct.pack("=I", queue + 1))] if queue is not None else []
         try:
-            self._socket.send(frame)
+            self._socket.sendmsg([frame], mark)
         except OSError:
             self.refused += 1
 

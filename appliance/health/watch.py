@@ -62,13 +62,15 @@ class Watch:
         space: Namespace | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
         loads: Mapping[str, Load] = NO_LOADS,
+        queues: int = 1,
     ) -> None:
-        """`folder` holds the probes' capture files; `space` is the management port's namespace; `loads`: by tap.
+        """`folder` holds the probes' capture files; `space` is the management port's namespace; `loads`: by tap;
+        `queues`: of each tap.
 
         GuestError when a file cannot be read.
         """
         self._subject, self._space, self._clock = subject, space, clock
-        self._checks = Checks(guest, hop, pairs, nonce, history=history, folder=folder, loads=loads)
+        self._checks = Checks(guest, hop, pairs, nonce, history=history, folder=folder, loads=loads, queues=queues)
         self._sockets: dict[tuple[str, int], PacketSocket] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []

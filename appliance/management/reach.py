@@ -56,8 +56,8 @@ def reply(said: str) -> tuple[float, int] | None:
 def trouble(said: str) -> str:
     """The last line of a program that failed, without its name. Pure."""
     lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith(("PING", "---"))]
-    last = lines[-1] if lines else ""
-    return last.partition(": ")[2] or last
+    last = lines[-1].removeprefix(";; ") if lines else ""
+    return last.rpartition(": ")[2]
 
 
 class Reach:
@@ -95,8 +95,7 @@ class Reach:
         status, said = await self._run(words, NAMES_S)
         found = addresses(said)
         if not found:
-            why = trouble(said.replace("** server can't find", "no such name: ")) if status else "it has no address"
-            raise UnreachableError(f"{host}: {why}")
+            raise UnreachableError(f"{host}: {_unresolved(said, params) if status else 'it has no address'}")
         return machine.Resolved(host, found, round((time.monotonic() - began) * 1e3, 3))
 
     async def ping(self, params: Params) -> machine.Echo:
@@ -151,6 +150,15 @@ class Reach:
             raise UnreachableError("the management port is not set up: give it an address")
         async with self._places:
             return await run(self._space.command(words), most)
+
+
+def _unresolved(said: str, params: Params) -> str:
+    """Why nslookup has no address for a name."""
+    if "no servers could be reached" in said:
+        if "server" in params:
+            return f"{params['server']} does not answer as a name server"
+        return "no name server answers; `set management dns ADDRESS` in `configure` names one"
+    return "there is no such name" if "NXDOMAIN" in said else trouble(said)
 
 
 def _address(text: object) -> str:

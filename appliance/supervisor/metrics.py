@@ -148,6 +148,8 @@ def _segments(system: System) -> list[Family]:
     state = Family("segment_state", "gauge", "1 for the current state of the segment")
     relay = Family("relay_position", "gauge", "1 for the position of the relay reported by the keeper")
     why = Family("segment_cause", "info", "The cause of the segment's state")
+    down = Family("segment_link_down", "gauge", "1 while the links of both ports are held down: hops are missing")
+    dry = Family("segment_dry_run", "gauge", "1 while the segment's rules are only counted, and all frames go straight")
     link = Family("port_link_up", "gauge", "1 while the port has a link")
     kept = Family("port_sending", "gauge", "1 for whether the port sends the frames that it is given")
     sent = Family("port_sent_frames", "counter", "Frames that the port sent, as counted by its driver")
@@ -160,6 +162,8 @@ def _segments(system: System) -> list[Family]:
         state.states(machine.state, SegmentState, segment=name)
         relay.states(machine.relay or "unknown", RELAY_STATES, segment=name)
         why.add(1, segment=name, cause=machine.cause)
+        down.add(int(unit.link_down.held), segment=name)
+        dry.add(int(unit.config.dry_run), segment=name)
         for side, port in (("lan", unit.config.lan), ("wan", unit.config.wan)):
             link.add(1 if system.segments.link(port) is Link.UP else 0, segment=name, side=side, port=port)
             kept.states(unit.evidence.ports[side].kept, Kept, segment=name, side=side, port=port)
@@ -167,7 +171,7 @@ def _segments(system: System) -> list[Family]:
             if there is not None:
                 sent.add(there.sent, segment=name, side=side, port=port)
                 dropped.add(there.dropped, segment=name, side=side, port=port)
-    return [inline, state, relay, why, link, kept, sent, dropped]
+    return [inline, state, relay, why, down, dry, link, kept, sent, dropped]
 
 
 def _groups(system: System, now: int) -> list[Family]:
@@ -216,6 +220,7 @@ def _guests(system: System) -> list[Family]:
     would = Family(
         "guest_dry_run_falls", "counter", "How often checks that decide nothing would have bypassed the guest"
     )
+    queues = Family("guest_queues", "gauge", "Queues that the guest's driver uses of a port with several, by tap")
     now = time.monotonic_ns()
     for guest in system.guests.guests() if system.guests is not None else ():
         remaining = guest.hop.lease.remaining(now)
@@ -226,9 +231,11 @@ def _guests(system: System) -> list[Family]:
         dropped.add(guest.current_run.monitor.dropped if guest.current_run else 0, guest=guest.name)
         latency.add(guest.current_run.watch.histogram if guest.current_run else None, guest=guest.name)
         would.add(guest.current_run.watch.verdict.would_falls if guest.current_run else 0, guest=guest.name)
+        for tap, used in guest.current_run.used_queues.items() if guest.current_run else ():
+            queues.add(used, guest=guest.name, tap=tap)
         for way in guest.current_run.watch.overload() if guest.current_run else ():
             limit.add(way.limit_frames_per_s, guest=guest.name, way=way.way)
-    return [state, up, lease, restarts, limit, latency, dropped, would]
+    return [state, up, lease, restarts, limit, latency, dropped, would, queues]
 
 
 def _remotes(system: System) -> list[Family]:

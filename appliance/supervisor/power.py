@@ -218,8 +218,8 @@ class Power:
         registry.add(methods.POWER_PLAN, self.plan, doc=doc, params={"action": action})
         doc = "reboot or power off: relays first, then guests, then the machine; replaces an earlier order"
         registry.add(methods.POWER_ORDER, self.set, "admin", doc, {"action": action, **times})
-        registry.add(methods.POWER_CANCEL, self.cancel, "admin", "withdraw an order that is not yet due")
-        registry.add(methods.POWER_SHOW, self.show, doc="the reboot or poweroff that is due")
+        registry.add(methods.POWER_CANCEL, self.cancel, "admin", "cancel the reboot or poweroff that is scheduled")
+        registry.add(methods.POWER_SHOW, self.show, doc="the reboot or poweroff that is scheduled")
 
     async def plan(self, params: Params) -> PowerPlan:
         """power.plan"""
@@ -266,7 +266,7 @@ class Power:
         if left <= 1:
             return Done(f"{action}: the relays close now, then guests and appliance end")
         due = order.when(time.monotonic_ns(), time.time())
-        said = f"{action} at {due:%Y-%m-%d %H:%M:%S %Z}; {_CANCEL[action]} withdraws it"
+        said = f"{action} at {due:%Y-%m-%d %H:%M:%S %Z}; cancel it with {_CANCEL[action]}"
         self._say(f"{action} at {due:%Y-%m-%d %H:%M:%S %Z} ordered by {user}")
         return Done(f"{said}; replaces the {before.action} that {before.user} ordered" if before else said)
 
@@ -290,7 +290,7 @@ class Power:
         if self._system.ending:
             raise RefusedError(f"{self._system.ending} is under way")
         if self.order is None:
-            raise NotFoundError("no reboot or poweroff is due")
+            raise NotFoundError("no reboot or poweroff is scheduled")
         action = self.order.action
         await self._keep(None)
         self._say(f"{action} cancelled by {caller().user or f'uid {caller().uid}'}")

@@ -44,7 +44,7 @@ class Logs:
         params = {
             "source": Param("string", "whose log", choices=SOURCES),
             "guest": Param("string", "the guest, for the source guest", required=False),
-            "lines": Param("integer", f"so many, the newest, at most {MOST}; left out: 40", required=False),
+            "lines": Param("integer", f"number of lines, at most {MOST}; left out: 40", required=False),
             "after": Param("string", "the cursor of an earlier answer: only lines since then", required=False),
         }
         registry.add(methods.LOG_SHOW, self.show, "operator", "lines of a log, without secrets", params)

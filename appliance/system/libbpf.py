@@ -21,6 +21,7 @@ BPF_XDP = 37  # enum bpf_attach_type
 BPF_TCX_INGRESS = 46
 XDP_FLAGS_SKB = 1 << 1
 XDP_FLAGS_DRIVER = 1 << 2
+BPF_PROG_TYPE_SOCKET_FILTER = 1
 BPF_PROG_TYPE_SCHED_CLS = 3
 BPF_PROG_TYPE_RAW_TRACEPOINT = 17
 BPF_F_BEFORE = 1 << 3  # TCX: before all programs if none is named
@@ -329,11 +330,16 @@ def info(fd: int, into: _T) -> _T:
     return into
 
 
+def load(code: bytes, program_type: int, name: str) -> int:
+    """Load a program of so many instructions; the caller closes it. DatapathError: it is refused."""
+    options = ProgramLoadOptions(sz=ctypes.sizeof(ProgramLoadOptions), attempts=1)
+    call = library().bpf_prog_load
+    return check("load", call(program_type, name.encode(), b"GPL", code, len(code) // 8, ctypes.byref(options)))
+
+
 def translated(code: bytes, program_type: int) -> bytes:
     """The translated program that the kernel runs. DatapathError: it is refused, or not shown."""
-    options = ProgramLoadOptions(sz=ctypes.sizeof(ProgramLoadOptions), attempts=1)
-    load = library().bpf_prog_load
-    fd = check("load", load(program_type, b"fields", b"GPL", code, len(code) // 8, ctypes.byref(options)))
+    fd = load(code, program_type, "fields")
     try:
         room = ctypes.create_string_buffer(4096)
         about = info(fd, _Translation(bytes=len(room), code=ctypes.addressof(room)))

@@ -20,9 +20,11 @@ ROUTE, GENERIC = 0, 16  # NETLINK_ROUTE, NETLINK_GENERIC
 RTM_NEWLINK, RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
 _RTM_GETSTATS, _STATS_LINK_64 = 94, 1  # IFLA_STATS_LINK_64
 _ERROR = 2  # NLMSG_ERROR
-_REQUEST, _DUMP = 0x1, 0x300  # NLM_F_
+_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300  # NLM_F_
 _RTMGRP_LINK = 1
-_IFLA_IFNAME, _IFLA_STATS64, _IFLA_XDP = 3, 23, 43
+_IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_STATS64, _IFLA_XDP = 3, 18, 23, 43
+_IFLA_INFO_DATA = 2
+_TUN_SEVERAL, _TUN_QUEUES, _TUN_DISABLED = 7, 8, 9  # IFLA_TUN_MULTI_QUEUE, _NUM_QUEUES, _NUM_DISABLED_QUEUES
 _XDP_PROGRAMS = (5, 4, 6)  # IFLA_XDP_DRV_PROG_ID, _PROG_ID, _SKB_PROG_ID
 _GENL_ID_CTRL, _CTRL_CMD_GETFAMILY, _CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_FAMILY_NAME = 16, 3, 1, 2
 _RECEIVED = {"rx_errors": 4, "rx_dropped": 6, "rx_length_errors": 10, "rx_missed_errors": 15}  # rtnl_link_stats64
@@ -57,6 +59,13 @@ class LinkCounters(NamedTuple):
     tx_packets: int
     rx_dropped: int
     tx_dropped: int
+
+
+class TapQueues(NamedTuple):
+    """The queues of a tap that may have several: those that its reader uses, and those that it has open beside them."""
+
+    used: int
+    disabled: int
 
 
 def open_socket(family: int, groups: int = 0) -> socket.socket:
@@ -102,14 +111,41 @@ def read_links(indexes: Iterable[int]) -> dict[int, LinkMessage | None]:
     return found
 
 
-def receive_counters(ifname: str) -> dict[str, int]:
-    """A device's receive counters, by the kernel's names. OSError: there is no such device."""
+def tap_queues(ifname: str) -> TapQueues | None:
+    """The queues of a tap; None: it can only have one. OSError: there is no such device.
+
+    Waits while any link is being changed: call it in a thread.
+    """
+    said = dict(attributes(_ask_link(socket.if_nametoindex(ifname))[_HEADER.size + _IFINFO.size :]))
+    data = dict(attributes(dict(attributes(said.get(_IFLA_LINKINFO, b""))).get(_IFLA_INFO_DATA, b"")))
+    if data.get(_TUN_SEVERAL, b"\0")[:1] == b"\0":
+        return None
+    return TapQueues(*(int(_NUMBER.unpack(data[kind])[0]) for kind in (_TUN_QUEUES, _TUN_DISABLED)))
+
+
+def remove_link(ifname: str) -> None:
+    """Remove a device, also while a process has it open. OSError is the kernel's. Waits as `tap_queues` does."""
     body = _IFINFO.pack(socket.AF_UNSPEC, 0, socket.if_nametoindex(ifname), 0, 0)
     with open_socket(ROUTE) as opened:
-        opened.settimeout(1.0)
+        opened.settimeout(_ANSWERS_S)
+        opened.send(_HEADER.pack(_HEADER.size + len(body), RTM_DELLINK, _REQUEST | _ACK, 1, 0) + body)
+        _raise_error(opened.recv(1 << 12))
+
+
+def _ask_link(index: int, patience_s: float = _ANSWERS_S) -> bytes:
+    """The kernel's answer about one link. OSError: there is no such link, or no answer."""
+    body = _IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, 0)
+    with open_socket(ROUTE) as opened:
+        opened.settimeout(patience_s)
         opened.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETLINK, _REQUEST, 1, 0) + body)
-        answer = opened.recv(1 << 16)
+        answer = opened.recv(1 << 17)
     _raise_error(answer)
+    return answer
+
+
+def receive_counters(ifname: str) -> dict[str, int]:
+    """A device's receive counters, by the kernel's names. OSError: there is no such device."""
+    answer = _ask_link(socket.if_nametoindex(ifname), 1.0)
     found = dict(attributes(answer[_HEADER.size + _IFINFO.size :])).get(_IFLA_STATS64, b"")
     if len(found) < 8 * max(_RECEIVED.values()) + 8:
         raise OSError("netlink: the device has no counters")

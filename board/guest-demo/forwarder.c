@@ -16,6 +16,8 @@
  *                          hangs
  *                  drop    frames are read and thrown away
  *                  slow    each batch of frames waits N milliseconds
+ *                  shunt   the next flow of each direction with UDP port N needs this guest no more: it is
+ *                          shunted
  *                  blind   frames that it must block (EtherType 0x88b6) are forwarded like any other
  *                  resume  forward and block again, at once
  *                  exit    the process ends
@@ -40,6 +42,7 @@
 #include <net/if.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -146,6 +149,33 @@ static unsigned char *with_tag(unsigned char *start, struct msghdr *message, siz
 	return start;
 }
 
+/* Of each direction the flow to shunt, whose frames have the port that was asked for: `wanted` until its next
+ * frame comes, `found` until the main thread has told the host. */
+static struct {
+	atomic_int wanted, found;
+	unsigned char ends[2][4];
+	unsigned short ports[2];
+} shunted[2];
+
+/* Look whether a frame is of the flow to shunt: UDP over IPv4 without options, without a tag. */
+static void look_for_flow(const unsigned char *frame, size_t length, int direction)
+{
+	int wanted = atomic_load(&shunted[direction].wanted);
+	unsigned short ports[2];
+
+	if (!wanted || length < 42 || frame[12] != 0x08 || frame[13] || frame[14] != 0x45 || frame[23] != 17)
+		return;
+	for (int end = 0; end < 2; end++)
+		ports[end ^ direction] = (unsigned short)(frame[34 + 2 * end] << 8 | frame[35 + 2 * end]);
+	if (ports[0] != wanted && ports[1] != wanted)
+		return;
+	memcpy(shunted[direction].ports, ports, sizeof(ports));
+	for (int end = 0; end < 2; end++)
+		memcpy(shunted[direction].ends[end ^ direction], frame + 26 + 4 * end, 4);
+	atomic_store(&shunted[direction].wanted, 0);
+	atomic_store(&shunted[direction].found, 1);
+}
+
 static void send_all(int to, struct mmsghdr *messages, int count, int direction)
 {
 	int sent = 0;
@@ -211,6 +241,7 @@ static int pass(int from, int to, int direction)
 		}
 		out_vec[good].iov_base = with_tag(frames[i] + TAG_BYTES, &in[i].msg_hdr, &length);
 		out_vec[good].iov_len = length;
+		look_for_flow(out_vec[good].iov_base, length, direction);
 		out[good].msg_hdr = (struct msghdr){.msg_iov = &out_vec[good], .msg_iovlen = 1};
 		good++;
 	}
@@ -222,7 +253,13 @@ static void *forward(void *ports)
 {
 	int *port = ports;
 	struct pollfd wait[2] = {{.fd = port[0], .events = POLLIN}, {.fd = port[1], .events = POLLIN}};
+	cpu_set_t one;
 
+	/* A frame leaves by the queue of the processor that sends it. On two of them one could overtake another. */
+	CPU_ZERO(&one);
+	CPU_SET(0, &one);
+	if (sched_setaffinity(0, sizeof(one), &one))
+		die("sched_setaffinity");
 	for (;;) {
 		atomic_fetch_add(&laps, 1);
 		pthread_mutex_lock(&mode_lock);
@@ -350,6 +387,8 @@ static void obey(int agent, const char *line)
 		set_mode(FREEZE);
 	else if (is(command, "drop"))
 		set_mode(DROP);
+	else if (is(command, "shunt"))
+		shunted[0].wanted = shunted[1].wanted = atoi(value_of(line, "value"));
 	else if (is(command, "blind"))
 		blind = 1;
 	else if (is(command, "panic"))
@@ -454,6 +493,17 @@ int main(int argc, char **argv)
 		quiet = laps == seen ? quiet + 1 : 0;
 		seen = laps;
 		hung = quiet >= 2 && mode != FREEZE;
+		for (int way = 0; way < 2; way++) {
+			const unsigned char *lan = shunted[way].ends[0], *wan = shunted[way].ends[1];
+
+			if (!atomic_exchange(&shunted[way].found, 0))
+				continue;
+			say(agent,
+			    "{\"type\":\"shunt\",\"protocol\":\"udp\",\"lan\":\"%u.%u.%u.%u\",\"lan_port\":%u,"
+			    "\"wan\":\"%u.%u.%u.%u\",\"wan_port\":%u}\n",
+			    lan[0], lan[1], lan[2], lan[3], shunted[way].ports[0], wan[0], wan[1], wan[2], wan[3],
+			    shunted[way].ports[1]);
+		}
 		say(agent,
 		    "{\"type\":\"heartbeat\",\"status\":\"%s\",\"counters\":{\"lan_to_wan\":%lu,\"wan_to_"
 		    "lan\":%lu,"

@@ -15,9 +15,9 @@ from typing import Any
 from appliance.errors import UnreachableError
 from console.line.outcome import Outcome
 from console.line.parse import Parsed, UsageError
-from console.render import visible
 from console.session import Context
 from console.terminal.interrupt import Interrupt
+from console.views.common import log_lines
 
 LINES, SEARCHED = 40, 5000
 LOOK_S = 0.5
@@ -30,13 +30,11 @@ def log(parsed: Parsed, context: Context) -> Outcome:
         params = {"source": "guest", "guest": parsed.args["NAME"]}
     wanted = _matcher(parsed.options.get("match", [""])[0])
     count = int(parsed.options["lines"][0]) if "lines" in parsed.options else LINES
-    if not 1 <= count <= SEARCHED:
-        raise UsageError(f"lines: 1 to {SEARCHED}")
     found = context.client.call("log.show", {**params, "lines": SEARCHED if "match" in parsed.options else count}, 10.0)
     shown = [line for line in found["lines"] if wanted(line)][-count:]
     if "follow" not in parsed.options:
         return Outcome({**found, "lines": shown} if "--json" in parsed.options else shown,
-                       "generic" if "--json" in parsed.options else "lines")  # fmt: skip
+                       "generic" if "--json" in parsed.options else "log-lines")  # fmt: skip
     if "--json" in parsed.options or parsed.pipes:
         raise UsageError("`follow` prints lines as they come: use `match PATTERN`, and neither --json nor a pipe")
     _print(context, shown)
@@ -62,10 +60,8 @@ def _follow(context: Context, params: dict[str, object], cursor: str, wanted: Ca
 
 
 def _print(context: Context, lines: list[str]) -> None:
-    text = "".join(f"{visible(line.expandtabs())}\n" for line in lines)
-    if text:
-        context.out.write(text)
-        context.out.flush()
+    if lines:
+        print(log_lines(lines, context.style), file=context.out, flush=True)
 
 
 def _matcher(pattern: str) -> Callable[[str], bool]:

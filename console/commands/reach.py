@@ -10,22 +10,20 @@ import select
 from typing import Any
 
 from console.line.outcome import GOOD, REFUSED, Outcome
-from console.line.parse import Parsed, UsageError
+from console.line.parse import Parsed
 from console.render import cell
 from console.session import Context
 from console.terminal.interrupt import Interrupt
 
 WAIT_S = 30.0
 EVERY_S = 1.0
-ECHOES, MOST_ECHOES = 5, 100_000
+ECHOES = 5
 HOPS = 30
+_MARKS = {"!H": "host unreachable", "!N": "network unreachable", "!P": "protocol unreachable", "!X": "prohibited"}
 
 
-def _number(parsed: Parsed, flag: str, otherwise: int, most: int) -> int:
-    value = int(parsed.options[flag][0]) if flag in parsed.options else otherwise
-    if value > most:
-        raise UsageError(f"{flag}: at most {most}")
-    return value
+def _number(parsed: Parsed, flag: str, otherwise: int) -> int:
+    return int(parsed.options[flag][0]) if flag in parsed.options else otherwise
 
 
 def _resolve(parsed: Parsed, context: Context) -> tuple[str, str]:
@@ -47,7 +45,7 @@ def _say(context: Context, shows: bool, line: str) -> None:
 
 def ping(parsed: Parsed, context: Context) -> Outcome:
     """`ping HOST [count N] [size N]`."""
-    count = _number(parsed, "count", ECHOES, MOST_ECHOES)
+    count = _number(parsed, "count", ECHOES)
     params: dict[str, object] = {"size": int(parsed.options["size"][0])} if "size" in parsed.options else {}
     shows, replies = _shows(parsed), list[Any]()
     with Interrupt() as stop:
@@ -77,7 +75,7 @@ def ping(parsed: Parsed, context: Context) -> Outcome:
 
 def traceroute(parsed: Parsed, context: Context) -> Outcome:
     """`traceroute HOST [hops N]`: until the host answers, or Ctrl-C."""
-    most, shows, hops = _number(parsed, "hops", HOPS, 64), _shows(parsed), list[Any]()
+    most, shows, hops = _number(parsed, "hops", HOPS), _shows(parsed), list[Any]()
     with Interrupt() as stop:
         called, address = _resolve(parsed, context)
         _say(context, shows, f"to {called}, at most {most} hops")
@@ -96,7 +94,8 @@ def traceroute(parsed: Parsed, context: Context) -> Outcome:
 def _hop(hop: dict[str, Any]) -> str:
     if hop["ms"] is None:
         return f"{hop['hop']:>2}  no answer"
-    return f"{hop['hop']:>2}  {cell(hop['address'])}  {hop['ms']:.3f} ms {hop['mark']}".rstrip()
+    why = f" ({_MARKS.get(hop['mark'], cell(hop['mark']))})" if hop["mark"] else ""
+    return f"{hop['hop']:>2}  {cell(hop['address'])}  {hop['ms']:.3f} ms{why}"
 
 
 def tcp(parsed: Parsed, context: Context) -> Outcome:

@@ -7,13 +7,16 @@ from typing import NamedTuple
 
 # units of an Arg that is a `time`, in seconds
 UNITS = {"s": 1, "sec": 1, "seconds": 1, "m": 60, "min": 60, "minutes": 60, "h": 3600, "hours": 3600}
+# words that skip a question or take something from others: they are never abbreviated
+WHOLE = frozenset({"now", "force", "takeover", "without-administrator"})
 
 
 class Arg(NamedTuple):
     """A value in a command. `source` says where Tab finds proposals: a key of live_names.SOURCES.
 
     `on_terminal` is the default on a terminal, so that a slow line is not flooded. `rest`: it takes all remaining
-    words. `time`: a number of seconds, or a number with a unit (line/parse.py: seconds).
+    words. `time`: a number of seconds, or a number with a unit (line/parse.py: seconds). `within`: the least and the
+    greatest number. `meanings`: of each choice, where `help` does not say it for all of them.
     """
 
     name: str
@@ -25,6 +28,8 @@ class Arg(NamedTuple):
     on_terminal: int | None = None
     rest: bool = False
     time: bool = False
+    within: tuple[int, int] | None = None
+    meanings: tuple[str, ...] = ()
 
 
 class Option(NamedTuple):

@@ -164,12 +164,12 @@ SHOW = (
     _show("version", "versions of the appliance and of its components"),
     _show("events", "events with cause and severity: state changes, logins", COUNT, view="events"),
     _show("management", "management port, SSH host keys, users, metrics, syslog", view="management"),
-    _show("aaa", "who decides about logins, and how the RADIUS and TACACS+ servers do", view="aaa"),
+    _show("aaa", "who decides about logins, and the state of the RADIUS and TACACS+ servers", view="aaa"),
     _show("sessions", "users who are logged in over SSH or on the console", view="sessions"),
 )
 
 CLEAR = (
-    _clear("counters", "restart the shown counters; the metrics are not affected"),
+    _clear("counters", "start the counters of `show counters` and `show rules` again; metrics are not affected"),
     _clear("incidents", "hide the present incidents from the list; they are kept"),
     Command(
         (
@@ -264,7 +264,7 @@ BOARD = (
     ),
     Command(
         ("locate", "off"),
-        "end that",
+        "stop the LED from blinking",
         "locate.set",
         fixed=(("time", 0),),
         role="operator",
@@ -377,7 +377,7 @@ ACCESS = (
     ),
     Command(
         ("test", "aaa", Arg("USER", "a user's name")),
-        "ask the RADIUS and TACACS+ servers about a user and a password; nobody is logged in",
+        "try a user and a password with the RADIUS and TACACS+ servers; nobody is logged in",
         local="aaa_test:test",
         role="admin",
         view="aaa-test",
@@ -385,7 +385,7 @@ ACCESS = (
     ),
     Command(
         ("session", Arg("ID", "an id from `show sessions`", source="sessions", number=True), "end"),
-        "end a session of any user; a running command of his ends with it",
+        "end a session of any user, and the command that runs in it",
         "session.end",
         role="admin",
         view="done",
@@ -472,7 +472,12 @@ TOOLS = (
     ),
     Command(("api",), "one JSON-RPC request from standard input, its answer as one JSON object", local="api:call"),
     Command(
-        ("api", "schema"), "all methods of the control socket, as JSON", "api.schema", view="json", options=(JSON,)
+        ("api", "schema"),
+        "all methods of the control socket, as JSON",
+        "api.schema",
+        view="json",
+        options=(JSON,),
+        wait=30.0,  # the longest of all answers
     ),
 )
 
@@ -500,10 +505,10 @@ CONFIGURATION = (
     ),
     Command(
         ("backup", Arg("FILE", "a new file; - for standard output", source="file")),
-        "write configuration, SSH host keys and images to a file, encrypted with a passphrase",
+        "write configuration and SSH host keys to a file, encrypted with a passphrase",
         local="backup:backup",
         role="admin",
-        options=(Option("--images", "include the images that guests use"), JSON),
+        options=(Option("--images", "the images that guests use, too"), JSON),
     ),
     Command(
         ("restore", Arg("FILE", "a file that `backup` wrote; - for standard input", source="file")),
@@ -587,7 +592,7 @@ COMMANDS: tuple[Command, ...] = tuple(row for rows in TOPICS.values() for row in
 # Help for words that begin several commands, shown by `?`.
 GROUPS: dict[str, str] = {
     "show": "show state, counters and configuration",
-    "show log": "lines of a log, and what is added to it",
+    "show log": "the newest lines of a log",
     "show packets": "decode frames at a point along the path",
     "clear": "restart the count of frames or incidents, or end shunts",
     "board": "the board that this firmware runs on",

@@ -33,9 +33,12 @@ def listed(rows: Sequence[tuple[str, str]], width: int = 0) -> str:
     """What may be typed and what it means, aligned; folded to `width` columns if that is known."""
     first = max((len(name) for name, _ in rows), default=0)
     room = width - first - 5 if width else 0
-    lines = []
+    lines, above = [], ""
     for name, meaning in rows:
         begin, *more = fold(meaning, room) if room >= 16 else [meaning]
+        if more and meaning == above:  # that of several choices, which is said once
+            begin, more = "", []
+        above = meaning
         lines.append(f"  {name.ljust(first)}  {begin}".rstrip())
         lines += [f"  {' ' * first}  {line}" for line in more]
     return "\n".join(lines)

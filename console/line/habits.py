@@ -31,6 +31,11 @@ _FILES = (
     " `ssh USER@BOX support-bundle - > FILE`, `ssh USER@BOX backup - < PASSPHRASE > FILE`"
 )
 _DISCARD = "`discard`, then `exit`"
+_END = "use `reboot` or `poweroff`"
+_NO_SNMP = (
+    "there is no SNMP agent; in `configure`, `set metrics enabled true` offers metrics and `set syslog servers SERVER`"
+    " sends events"
+)
 
 SHELL: tuple[Habit, ...] = (
     Habit("configure", "configure"),  # `conf` alone may be `configuration` as well
@@ -40,6 +45,9 @@ SHELL: tuple[Habit, ...] = (
     Habit("show history", "show commits"),
     Habit("show interfaces", "show ports"),
     Habit("show ntp", "show clock"),
+    Habit("show date", "show clock"),
+    Habit("show logging", "show log"),
+    *(Habit(f"show {word}", "show system") for word in ("inventory", "environment", "hardware", "memory", "uptime")),
     Habit("show lldp neighbors", "show lldp"),
     Habit("show radius", "show aaa"),
     Habit("show tacacs", "show aaa"),
@@ -48,6 +56,14 @@ SHELL: tuple[Habit, ...] = (
     Habit("show ip", "show management"),
     Habit("confirm", "configuration confirm"),
     Habit("revert", "configuration revert"),
+    Habit("who", "show sessions", whole=True),
+    Habit("nslookup", "dns"),
+    Habit("ping -c", answer="use `ping HOST count 3`", whole=True),
+    Habit("telnet", answer="use `tcp HOST 22` to try a connection to a port", whole=True),
+    Habit("show tech-support", answer="use `support-bundle FILE`"),
+    Habit("show snmp", answer=_NO_SNMP),
+    *(Habit(word, answer=_END, whole=True) for word in ("shutdown", "halt", "request system")),
+    Habit("erase", answer="use `factory-reset`", whole=True),
     Habit("write", answer=_KEPT),
     Habit("copy running-config startup-config", answer=_KEPT),
     Habit("do", answer="it is needed in `configure` only; here the command stands alone", whole=True),

@@ -23,7 +23,7 @@ def _power(action: str, verb: str) -> tuple[Command, ...]:
         row(("at", WHEN), f"{verb} at a time of day"),
         Command(
             (action, "cancel"),
-            "withdraw the order that is due",
+            f"cancel the {action} that is scheduled",
             "power.cancel",
             role="admin",
             view="done",
@@ -46,7 +46,11 @@ POWER = (
         options=(Option("now", "without asking"), JSON),
     ),
     Command(
-        ("show", "reboot"), "the reboot or poweroff that is due", "power.show", view="power-order", options=(JSON,)
+        ("show", "reboot"),
+        "the reboot or poweroff that is scheduled",
+        "power.show",
+        view="power-order",
+        options=(JSON,),
     ),
 )
 
@@ -100,7 +104,16 @@ LLDP = (
     ),
 )
 
-_SOURCES = ("supervisor", "kernel", "ssh", "console", "dhcp", "ntp", "lldp", "data-partition")
+_SOURCES = {
+    "supervisor": "the appliance itself: states, commits, guests (default)",
+    "kernel": "the kernel: drivers, links, errors",
+    "ssh": "logins over SSH",
+    "console": "logins on the console",
+    "dhcp": "DHCP client of the management port",
+    "ntp": "NTP client",
+    "lldp": "LLDP daemon",
+    "data-partition": "check and mount of the data partition at the start",
+}
 
 
 def _log(words: tuple[str | Arg, ...], text: str) -> Command:
@@ -111,8 +124,8 @@ def _log(words: tuple[str | Arg, ...], text: str) -> Command:
         role="operator",
         options=(
             Option("match", "only lines that match", Arg("PATTERN", "a regular expression, case-insensitive")),
-            Option("lines", "so many, the newest; default: 40", Arg("N", "1 to 5000", number=True)),
-            Option("follow", "print what is added, until Ctrl-C"),
+            Option("lines", "number of lines; default: 40", Arg("N", "1 to 5000", number=True, within=(1, 5000))),
+            Option("follow", "print new lines as they come, until Ctrl-C"),
             JSON,
         ),
     )
@@ -120,8 +133,16 @@ def _log(words: tuple[str | Arg, ...], text: str) -> Command:
 
 LOGS = (
     _log(
-        (Arg("SOURCE", "whose log; default: supervisor", choices=_SOURCES, optional=True),),
-        "the end of a log of the appliance or its kernel",
+        (
+            Arg(
+                "SOURCE",
+                "which log; default: supervisor",
+                choices=tuple(_SOURCES),
+                optional=True,
+                meanings=tuple(_SOURCES.values()),
+            ),
+        ),
+        "the newest lines of a log of the appliance or its kernel",
     ),
     _log(("guest", Arg("NAME", "a guest", source="guests")), "what a guest printed on its serial console"),
 )

@@ -2,7 +2,8 @@
 """Match typed words to a row of the command table; what may follow, for `?` and Tab. Pure.
 
 Words may be abbreviated as long as they are unambiguous; a whole word always wins over longer ones that begin with it.
-Where only a word and its plural match ("guest NAME", "guests"), the following word decides which is meant.
+Where only a word and its plural match ("guest NAME", "guests"), the following word decides which is meant. Choices of
+an argument and options that are words may be abbreviated too, where nothing else can be meant.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from console.line import habits
-from console.line.command import UNITS, Arg, Command, Option
+from console.line.command import UNITS, WHOLE, Arg, Command, Option
 from console.line.commands import COMMANDS, GROUPS, PIPES
 from console.line.configure_commands import ROWS
 
 Table = Sequence[Command]
 
+MOST_LISTED = 12
+"""Words that an error lists; of more it says how to see them."""
 
 _TIME = re.compile(rf"(\d{{1,9}})({'|'.join(UNITS)})?", re.ASCII)
 
@@ -234,14 +237,30 @@ class _Walk:
 
     def _feed(self, token: Token) -> None:
         if self._open is not None:
-            self._value(self._open, token.text)
+            self._value(self._open, self._in_full(token.text))
             self._open = None
         elif token.text == "--" and not token.quoted and not self._only_words:
             self._only_words = True
-        elif not token.quoted and not self._only_words and self._is_option(token.text):
-            self._option(token.text)
-        else:
+        elif token.quoted or self._only_words:
             self._word(token.text)
+        else:
+            text = self._in_full(token.text)
+            if self._is_option(text):
+                self._option(text)
+            else:
+                self._word(text)
+
+    def _in_full(self, text: str) -> str:
+        """The word, choice or option that `text` is short for; itself if it is none, or where a value may stand."""
+        if not text or text.startswith("-") or self._rest:
+            return text
+        items = self.expected()
+        if any(item.arg or item.text == text for item in items):
+            return text
+        fitting = [item.text for item in items if item.text.startswith(text) and item.text not in WHOLE]
+        if len(fitting) > 1 and not _one_and_many(fitting):
+            raise UsageError(f'ambiguous command "{" ".join([*self._typed, text])}": {", ".join(fitting)}')
+        return fitting[0] if len(fitting) == 1 else text
 
     def _is_option(self, text: str) -> bool:
         return text.startswith("--") or (text in self._flags() and bool(self._whole()))
@@ -267,7 +286,7 @@ class _Walk:
 
     def _value(self, option: Option, text: str) -> None:
         assert option.value is not None
-        self._options.setdefault(option.flag, []).append(_checked(option.value, text))
+        self._options.setdefault(option.flag, []).append(_checked(option.value, text, option.flag))
 
     def _flags(self) -> dict[str, Option]:
         return {option.flag: option for row in self._rows for option in row.options}
@@ -277,7 +296,7 @@ class _Walk:
         literals = dict.fromkeys(word for row in rows if isinstance(word := row.words[self._at], str))
         named = any(isinstance(word := row.words[self._at], Arg) and word.source == "guests" for row in rows)
         # Where a name may stand as well, a keyword must be complete: a guest "im" is not `import`.
-        short = [] if named else [word for word in literals if text and word.startswith(text)]
+        short = [] if named else [word for word in literals if text and word.startswith(text) and word not in WHOLE]
         fitting = [text] if text in literals else short
         if len(fitting) > 1 and not _one_and_many(fitting):
             raise UsageError(f'ambiguous command "{" ".join([*self._typed, text])}": {", ".join(fitting)}')
@@ -294,7 +313,7 @@ class _Walk:
                 self._at += 1
                 self._word(text)
                 return
-            self._values.append((self._at, _checked(arg, text)))
+            self._values.append((self._at, _checked(arg, text, arg.name)))
             self._rest = arg.rest
             if not arg.rest:
                 self._at += 1
@@ -302,14 +321,21 @@ class _Walk:
         if literals:
             meant = _meant(text, list(literals))
             kind = "argument" if self._typed else "command"
-            raise UsageError(f'unknown {kind} "{text}"{self._after()}; {meant}expected: {", ".join(literals)}')
+            raise UsageError(f'unknown {kind} "{text}"{self._after()}; {meant}{self._listed(list(literals))}')
         raise UsageError(f'unexpected argument "{text}"{self._after()}{self._instead()}')
 
     def _instead(self) -> str:
         """What could stand there: the choices of an argument that may be left out, for the error."""
         skipped = [row.words[self._at - 1] for row in self._rows if len(row.words) == self._at]
         choices = dict.fromkeys(choice for arg in skipped if isinstance(arg, Arg) for choice in arg.choices)
-        return f"; expected: {', '.join(choices)}" if choices and not self._values else ""
+        given = {value for _, value in self._values}
+        return f"; expected: {', '.join(choices)}" if choices and not given.intersection(choices) else ""
+
+    def _listed(self, words: Sequence[str]) -> str:
+        """What may stand here, for an error: the words, or how to see them."""
+        if len(words) <= MOST_LISTED:
+            return f"expected: {', '.join(words)}"
+        return f"type `{' '.join([*self._typed, '?'])}` for the list"
 
     def _after(self) -> str:
         return f' after "{" ".join(self._typed)}"' if self._typed else ""
@@ -328,9 +354,9 @@ class _Walk:
             flags = [next((o.flag for o in row.options if o.required), "") for row in whole]
             raise UsageError(f"incomplete command{self._after()}; expected: {' or '.join(flags)}")
         if len(whole) != 1:
-            following = ", ".join(dict.fromkeys(item.text for item in self.expected() if not item.text.startswith("-")))
+            following = [item.text for item in self.expected() if not item.text.startswith("-")]
             raise UsageError(
-                f"incomplete command{self._after()}; expected: {following}" if self._typed else "no command"
+                f"incomplete command{self._after()}; {self._listed(following)}" if self._typed else "no command"
             )
         row = whole[0]
         for option in row.options:
@@ -405,15 +431,19 @@ def _proposals(arg: Arg | None) -> list[Next]:
     if arg is None:
         return []
     if arg.choices:
-        return [Next(choice, arg.help) for choice in arg.choices]
+        meanings = arg.meanings or (arg.help,) * len(arg.choices)
+        return [Next(choice, meaning) for choice, meaning in zip(arg.choices, meanings, strict=True)]
     return [Next(arg.name, arg.help, arg)]
 
 
-def _checked(arg: Arg, text: str) -> str:
+def _checked(arg: Arg, text: str, called: str) -> str:
+    """`text` as a value of `arg`. UsageError: it is none, for what is `called` so."""
     if arg.choices and text not in arg.choices:
-        raise UsageError(f'{arg.name} must be {", ".join(arg.choices[:-1])} or {arg.choices[-1]}, not "{text}"')
+        raise UsageError(f'{called} must be {", ".join(arg.choices[:-1])} or {arg.choices[-1]}, not "{text}"')
     if arg.number and not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise UsageError(f'{arg.name} must be a number, not "{text}"')
+        raise UsageError(f'{called} must be a number, not "{text}"')
+    if arg.within and not arg.within[0] <= int(text) <= arg.within[1]:
+        raise UsageError(f"{called} must be {arg.within[0]} to {arg.within[1]}, not {text}")
     if arg.time and not _TIME.fullmatch(text):
-        raise UsageError(f'{arg.name} must be a number of seconds, or a time such as 90s, 10min or 1h, not "{text}"')
+        raise UsageError(f'{called} must be a number of seconds, or a time such as 90s, 10min or 1h, not "{text}"')
     return text

@@ -9,6 +9,10 @@ JSON = Option("--json", "print data as JSON")
 HOST = Arg("HOST", "a name or an address")
 
 
+def _number(name: str, least: int, most: int, default: str = "") -> Arg:
+    return Arg(name, f"{least} to {most}{default}", number=True, within=(least, most))
+
+
 def _row(words: tuple[str | Arg, ...], text: str, *options: Option) -> Command:
     local = f"reach:{words[0]}"
     return Command(words, text, local=local, role="operator", view="done", options=(*options, JSON))
@@ -17,19 +21,19 @@ def _row(words: tuple[str | Arg, ...], text: str, *options: Option) -> Command:
 REACH: tuple[Command, ...] = (
     _row(
         ("ping", HOST),
-        "send echo requests from the management port; default: 5",
-        Option("count", "so many", Arg("N", "1 to 100000", number=True)),
-        Option("size", "bytes of payload", Arg("N", "8 to 8972; default: 56", number=True)),
+        "send echo requests from the management port",
+        Option("count", "number of echo requests", _number("N", 1, 100_000, "; default: 5")),
+        Option("size", "bytes of payload", _number("N", 8, 8972, "; default: 56")),
     ),
     _row(
         ("traceroute", HOST),
-        "routers on the way from the management port",
-        Option("hops", "at most so many", Arg("N", "1 to 64; default: 30", number=True)),
+        "routers on the way to a host, from the management port",
+        Option("hops", "maximum number of hops", _number("N", 1, 64, "; default: 30")),
     ),
     _row(
         ("dns", HOST),
-        "addresses of a name, asked from the management port",
-        Option("server", "ask this name server", Arg("ADDRESS", "an address")),
+        "look up the addresses of a name, from the management port",
+        Option("server", "name server to ask; default: those of the appliance", Arg("ADDRESS", "an address")),
     ),
-    _row(("tcp", HOST, Arg("PORT", "1 to 65535", number=True)), "try a TCP connection from the management port"),
+    _row(("tcp", HOST, _number("PORT", 1, 65535)), "try a TCP connection from the management port"),
 )

@@ -27,8 +27,8 @@ from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyBindings, KeyPress, KeyPressEvent
 from prompt_toolkit.output import DummyOutput, Output
 
-from appliance.errors import BypassError, UnreachableError
-from console.execute import after_run, help_text, run_line
+from appliance.errors import BypassError, NoAnswerError, UnreachableError
+from console.execute import help_text, other_level, run_line
 from console.line.complete import completion
 from console.line.outcome import GOOD
 from console.line.parse import tokenize
@@ -38,6 +38,7 @@ from console.terminal.banner import prompt_state
 from console.terminal.pager import IdleError, page
 from console.terminal.serial_output import Echo, SerialOutput, history, history_file, typing_ahead
 from console.tty import PROMPT_S, Terminal
+from console.views.common import hang
 
 IDLE_S = 900.0  # idle timeout if the appliance specifies none
 
@@ -223,7 +224,7 @@ class Shell:
         """Print a line above the prompt, which is shown again as it is now."""
         if self._echo:
             self._echo.renew(self._shown)
-            self._echo.below(self._session.default_buffer.text, text)
+            self._echo.below(self._session.default_buffer.text, "\n".join(hang(text, self._context.style)))
         else:
             run_in_terminal(lambda: self._context.say(text))
 
@@ -235,6 +236,8 @@ class Shell:
         self._level = level
         try:
             status = self._context.client.call("status.show", wait=PROMPT_S)
+        except NoAnswerError:
+            state, self._alarmed = "bypassd busy", True
         except UnreachableError:
             state, self._alarmed = "bypassd not reachable", True
         except BypassError:
@@ -273,9 +276,9 @@ class Shell:
     def _complete(self, buffer: Buffer) -> None:
         """Tab: insert the unambiguous part, or list the possibilities."""
         before = buffer.document.text_before_cursor
-        if outside := after_run(before, self._context):
-            with outside[0]:
-                found = completion(outside[1], self._context.names.of, self._context.table)
+        if other := other_level(before, self._context):
+            with other[0]:
+                found = completion(other[1], self._context.names.of, self._context.table)
         else:
             found = completion(before, self._context.names.of, self._context.table)
         if found.insert:

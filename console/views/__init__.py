@@ -63,6 +63,7 @@ _WHERE: dict[str, str] = {
     "power-order": "machine.order",
     "done": "common.done",
     "lines": "common.lines",
+    "log-lines": "common.log_lines",
     "json": "common.as_json",
 }
 

@@ -24,7 +24,10 @@ def _server(row: Row) -> Row:
     }
 
 
-_servers = columns_of("servers", "no servers: set radius NAME address ADDRESS, or tacacs", [
+_NO_SERVERS = (
+    "no server: `set radius NAME address ADDRESS secret SECRET` in `configure` adds one, `set tacacs` likewise"
+)
+_servers = columns_of("servers", "", [
     ("label", "SERVER"), ("address", "ADDRESS"), ("accepted", "ACCEPTED"), ("refused", "REFUSED"),
     ("failed", "FAILED"), ("since", "SEEN"), ("state", "STATE"), ("latency", "TOOK"), ("reports", "REPORTED/NOT"),
 ], _server)  # fmt: skip
@@ -46,7 +49,8 @@ def aaa(data: Any, style: Style = PLAIN) -> str:
     if data.get("waiting") or data.get("lost"):
         reports += f", {cell(data.get('waiting'))} waiting, {cell(data.get('lost'))} lost"
     lines += hang(reports, style)
-    return "\n".join(lines) + f"\n\n{_servers(data, style)}"
+    servers = _servers(data, style) or "\n".join(hang(_NO_SERVERS, style))
+    return "\n".join(lines) + f"\n\n{servers}"
 
 
 def tried(data: Any, style: Style = PLAIN) -> str:

@@ -157,6 +157,13 @@ def as_json(data: Any, style: Style = PLAIN) -> str:
     return to_json(data)
 
 
+def log_lines(data: Any, style: Style = PLAIN) -> str:
+    """Lines of a log, as `lines`; on a terminal long ones are folded, because a log has no form of its own to lose."""
+    if not style.width:
+        return lines(data)
+    return "\n".join(part for line in data for part in hang(visible(line.expandtabs()), style))
+
+
 def lines(data: Any, style: Style = PLAIN) -> str:
     """Lines of text. On a terminal unprintable characters are replaced; a file or pipe gets the text unchanged."""
     return "\n".join(visible(line.expandtabs()) for line in data) if style.width else "\n".join(data)

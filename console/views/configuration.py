@@ -35,8 +35,12 @@ def _changes(data: Row, style: Style) -> str:
 
 
 def _value(value: Any) -> str:
+    """At most 30 characters, and no half words where there are whole ones."""
     text = cell(value)
-    return text if len(text) <= 30 else f"{text[:27]}..."
+    if len(text) <= 30:
+        return text
+    words = text[:27].rpartition(" ")[0]
+    return f"{words} ..." if len(words) > 15 else f"{text[:27]}..."
 
 
 _changes_of_traffic = columns_of("changes", "", [

@@ -52,6 +52,9 @@ bypass = columns_of("bypass", "", [
 streams = columns_of("heartbeats", "", [
     ("lane", "HEARTBEATS"), ("sent", "SENT"), ("received", "RETURNED"), ("foreign", "FOREIGN"), ("refused", "REFUSED"),
 ])  # fmt: skip
+queues = columns_of("queues", "", [
+    ("tap", "PORT WITH SEVERAL QUEUES"), ("queues", "QUEUES"), ("used", "USED BY ITS DRIVER"),
+])  # fmt: skip
 _overload = columns_of("overload", "", [
     ("way", "OVERLOADED DIRECTION"), ("limit_frames_per_s", "LIMIT (FRAMES/S)"),
     ("carries_frames_per_s", "CAPACITY (FRAMES/S)"),
@@ -79,7 +82,7 @@ def one(data: Any, style: Style = PLAIN) -> str:
     if not isinstance(data, dict) or "name" not in data:
         return generic(data, style)
     runs = "checks" in data and "ended_ms" not in data
-    inner = {"checks", "flips", "bypass", "heartbeats", "overload", "agent", "taps"}
+    inner = {"checks", "flips", "bypass", "heartbeats", "overload", "agent", "taps", "queues"}
     inner |= {"qmp_events", "qmp_dropped", "ended_ms"}
     inner |= set() if runs else {"lease_renewals"}
     inner |= {"lease_ms"} if data.get("lease") else set()  # the same for programs
@@ -96,7 +99,8 @@ def one(data: Any, style: Style = PLAIN) -> str:
     flips = data.get("flips")
     if isinstance(flips, list) and flips:
         blocks.append(changes({"flips": flips[-FLIPS:]}, style))
-    blocks += [view(data, style) for key, view in (("bypass", bypass), ("heartbeats", streams)) if data.get(key)]
+    tables = (("bypass", bypass), ("heartbeats", streams), ("queues", queues))
+    blocks += [view(data, style) for key, view in tables if data.get(key)]
     blocks += limited(data, style)
     if runs and isinstance(agent, dict):
         blocks.append(about("agent", agent, style))

@@ -41,12 +41,18 @@ def order(data: Any, style: Style = PLAIN) -> str:
     if not isinstance(data, dict):
         return generic(data, style)
     if data.get("state") == "none":
-        return "no reboot or poweroff is due"
+        return "no reboot or poweroff is scheduled"
     action, user = cell(data.get("action")), cell(data.get("user"))
     if data.get("state") == "running":
         return f"{paint(action, BOLD, style)} by order of {user} is under way"
     when = f"in {duration(data.get('seconds_left'))}, at {common.clock(data.get('when'))}"
-    return f"{paint(action, BOLD, style)} {when}, by order of {user}; {_CANCEL.get(action, 'cancel')} withdraws it"
+    return f"{paint(action, BOLD, style)} {when}, by order of {user}; cancel it with {_CANCEL.get(action, '`cancel`')}"
+
+
+def _apart(seconds: Any) -> str:
+    """`0.3 ms ahead of`, `2 s behind`: what comes before the name of the other clock."""
+    said = offset(seconds)
+    return f"{said} of" if said.endswith("ahead") else said
 
 
 def offset(seconds: Any) -> str:
@@ -94,7 +100,7 @@ def clock(data: Any, style: Style = PLAIN) -> str:
         lines.append(f"{cell(data.get('utc')).replace('T', ' ')[:19]} UTC")
     state, error = cell(data.get("state")), data.get("error_s")
     if state == "synchronized":
-        said = f"{offset(data.get('offset_s'))} of {cell(data.get('source'))}, stratum {cell(data.get('stratum'))}"
+        said = f"{_apart(data.get('offset_s'))} {cell(data.get('source'))}, stratum {cell(data.get('stratum'))}"
         most = f", at most {_span(error)} off" if isinstance(error, int | float) else ""
         lines += hang(f"NTP: synchronized: {said}{most}", style)
     else:
@@ -103,7 +109,7 @@ def clock(data: Any, style: Style = PLAIN) -> str:
     if data.get("servers_from") == "dhcp":
         lines.append("time servers: from DHCP")
     if chip := data.get("chip"):
-        lines.append(f"clock chip: {common.clock(chip)[:19]} UTC, {offset(data.get('chip_ahead_s'))}")
+        lines.append(f"hardware clock: {common.clock(chip)[:19]} UTC, {offset(data.get('chip_ahead_s'))}")
     return "\n\n".join(block for block in ("\n".join(lines), _servers(data, style)) if block)
 
 

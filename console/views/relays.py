@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from console.render import PLAIN, Row, Style, cell, fold, generic
-from console.views.common import clock, columns_of, rows_of
+from console.render import PLAIN, Row, Style, cell, generic
+from console.views.common import clock, columns_of, hang, rows_of
 
 
 def _word(value: Any) -> str:
@@ -37,7 +37,7 @@ _table = columns_of("relays", "the board has no relay", [
 def table_of_all(data: Any, style: Style = PLAIN) -> str:
     """The table, and below it why each relay does what it does."""
     lines = [line for row in rows_of(data, "relays") for line in _why(row)]
-    below = "\n".join(part for line in lines for part in fold(line, style.width))
+    below = "\n".join(part for line in lines for part in hang(line, style))
     return "\n\n".join(filter(None, (_table(data, style), below)))
 
 
@@ -48,7 +48,7 @@ def when_nobody_drives(data: Any, style: Style = PLAIN) -> str:
         f"joined without power: {_word(row.get('unpowered'))}"
         for row in rows_of(data)
     ]
-    return "\n".join(part for line in lines for part in fold(line, style.width))
+    return "\n".join(part for line in lines for part in hang(line, style))
 
 
 def _why(row: Row) -> list[str]:

@@ -23,7 +23,7 @@ from typing import Any
 from simulator import netns
 
 from appliance.counted import counted
-from tests.bench import remap, topology
+from tests.bench import remap, scaling, topology
 from tests.bench.decision import decision, flow_cache, to_a_hop
 from tests.bench.generator import SIZES, Generator
 from tests.bench.subjects import LIMITS, Subject, subjects
@@ -47,7 +47,7 @@ def build() -> Path:
     include = f"-I/usr/include/{os.uname().machine}-linux-gnu"
     netns.run("clang", "-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-mcpu=v3", include,
                  "-c", str(here / "bench.bpf.c"), "-o", str(target))  # fmt: skip
-    netns.run("gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(BUILD / "echo"), str(here / "echo.c"))
+    netns.run("gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", str(BUILD / "echo"), str(here / "echo.c"))
     return target
 
 
@@ -168,15 +168,22 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0.05, help="of sending, for each burst")
     parser.add_argument("--only", default="", help="a part of the implementation's name")
     parser.add_argument("--size", action="append", choices=list(SIZES), help="frame sizes; all when left out")
+    parser.add_argument("--scaling", action="store_true", help="only how it scales with processors")
     options = parser.parse_args()
     program = build()
     try:
         netns.leave()
     except OSError as error:
         parser.exit(1, f"bench: {error}\n")
+    generator = Generator(program)
+    if not options.only:
+        scaled = scaling.rows(scaling.measure(generator, options.rounds, options.pairs, options.seconds))
+        print(figures.table(scaled))
+        print(f"written: {figures.write('scaling', scaled, scaling.plot(scaled))}")
+    if options.scaling:
+        return 0
     topology.build()
     os.sched_setaffinity(0, {CORE})
-    generator = Generator(program)
     sinks = [generator.attach_sink(name) for name in ("sink", "sink0")]
     every = [subject for subject in subjects() if options.only in subject.implementation]
     for subject in every:

@@ -9,7 +9,9 @@ fixed cost. The cost of the decision itself is measured apart (`ns`).
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from tests.bench.topology import index
 
 LIVE_FRAMES = 1 << 1  # BPF_F_TEST_XDP_LIVE_FRAMES
 BATCH = 64
+LANES_SETTLE_S = 0.02  # until the queues behind the last frame are empty
 PROBE_FRAMES = 100_000
 TALLY = struct.Struct("=4Q")  # as in bench.bpf.c
 SENT, ARRIVED = 0, 1  # keys
@@ -114,6 +117,26 @@ class Generator:
             stamped += sum(row[3] for row in rows)
             elapsed += max((row[2] - begin for row in rows if row[3]), default=0)
         return Rate(sent, arrived, stamped / elapsed * 1e9 if elapsed else 0.0)
+
+    def lanes(self, processors: list[int], size: str, count: int) -> float:
+        """Send the frame `count` times on each processor at once; frames a second that arrive, of all together."""
+        self._zero()
+        begin = threading.Barrier(len(processors))
+
+        def lane(processor: int) -> None:
+            os.sched_setaffinity(0, {processor})
+            begin.wait()
+            self._run(frame(SIZES[size][0][0]), count)
+
+        threads = [threading.Thread(target=lane, args=(processor,)) for processor in processors]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        time.sleep(LANES_SETTLE_S)
+        first = min(row[1] for row in self._counted(SENT))
+        # each lane by its own time: where one has to share its processor, the others do not stand still
+        return sum(row[3] / (row[2] - first) * 1e9 for row in self._counted(ARRIVED) if row[3])
 
     def _run(self, data: bytes, repeat: int) -> None:
         buffer = ctypes.create_string_buffer(data, len(data))

@@ -27,6 +27,7 @@ from appliance.units import Duration, Size
 from console.views import render
 from tests.support import board_harness
 from tests.support.guest_world import World
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -47,7 +48,7 @@ def guest(name: str, **more: object) -> model.Guest:
 CONFIG = model.Config(
     segment=(model.Segment(name="main", lan="lan0", wan="wan0"),),
     guest=(
-        guest("ips1"),
+        guest("ips1", shunts=model.Shunts(max=10)),
         guest("no-image", kernel="", initrd="", image="/not/there.qcow2"),
         guest("corrupt", kernel="", initrd="", image="/corrupt.qcow2"),
         guest("outside", kernel="", initrd="", image="/outside.qcow2"),
@@ -132,6 +133,31 @@ def test_frames_come_out_as_they_went_in(world: World, tags: bytes, size: int, e
     assert world.call(world.pass_frame(frame, enter, leave)) == frame
     after = world.datapath.counters().hops["ips1"]
     assert after != before
+
+
+def datagram(source: int, target: int) -> bytes:
+    """A frame with a UDP datagram between these ports."""
+    ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 46, 0, 0, 64, 17, 0, bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2)))
+    return ADDRESSES + b"\x08\x00" + ip + struct.pack("!HHHH", source, target, 26, 0) + bytes(18)
+
+
+def test_its_application_shunts_the_flows_that_it_is_told(world: World) -> None:
+    """By its agent: the next flow of each direction with the port. Their frames skip the guest, and no others."""
+    flows = ((datagram(1024, 7007), "lan", "wan"), (datagram(1025, 7007), "wan", "lan"))
+    world.call(world.order(lambda g: g.command("shunt", 7007)))
+
+    def pass_all() -> int:
+        """How many of them went through the guest."""
+        before = world.datapath.counters().hops["ips1"].to_frames
+        for frame, enter, leave in flows:
+            assert world.call(world.pass_frame(frame, enter, leave)) == frame
+        return world.datapath.counters().hops["ips1"].to_frames - before
+
+    wait_until(lambda: pass_all() == 0, "both flows shunted")
+    other = datagram(1026, 7008)
+    before = world.datapath.counters().hops["ips1"].to_frames
+    assert world.call(world.pass_frame(other, "lan", "wan")) == other
+    assert world.datapath.counters().hops["ips1"].to_frames == before + 1
 
 
 @pytest.mark.parametrize("word", ["hang", "freeze", "drop"])

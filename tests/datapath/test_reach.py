@@ -137,8 +137,10 @@ def test_a_name_is_asked_through_the_port(net: Net) -> None:
     try:
         found = ask(net, lambda reach: reach.name, host="example.net", server="10.99.0.2")
         assert found.addresses == ["10.99.0.2", "fd00:99::2"]
-        with pytest.raises(UnreachableError, match=r"nothing\.example"):
+        with pytest.raises(UnreachableError, match=r"nothing\.example: there is no such name"):
             ask(net, lambda reach: reach.name, host="nothing.example", server="10.99.0.2")
+        with pytest.raises(UnreachableError, match=r"example\.net: 10\.99\.0\.1 does not answer as a name server"):
+            ask(net, lambda reach: reach.name, host="example.net", server="10.99.0.1")
     finally:
         server.close()
 
@@ -166,6 +168,7 @@ def test_texts_of_busybox() -> None:
     assert addresses(";; connection timed out; no servers could be reached\n\n") == []
     assert reply("64 bytes from ::1: seq=0 ttl=64 time=0.047 ms") == (0.047, 64)
     assert trouble("PING 192.0.2.1 (192.0.2.1): 56 data bytes\nping: sendto: Network is unreachable\n") == (
-        "sendto: Network is unreachable"
+        "Network is unreachable"
     )
+    assert trouble("ping: bad address 'x'\n") == "bad address 'x'"
     assert subprocess.run(["busybox", "nslookup", "--help"], check=False, capture_output=True).returncode in (0, 1)

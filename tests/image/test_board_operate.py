@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Operating the box over SSH: ports, programs, files, the clock, a reboot, a factory reset, poweroff.
+"""Operating the box over SSH: ports, programs, licences, files, the clock, a reboot, a factory reset, poweroff.
 
 One boot serves all, in this order. A time server and a name server are not needed by the board, so one small NTP server
 stands in the management host's namespace; everything else is the appliance's own.
@@ -8,6 +8,7 @@ stands in the management host's namespace; everything else is the appliance's ow
 from __future__ import annotations
 
 import json
+import re
 import socket
 import struct
 import threading
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pexpect
 import pytest
 from simulator import Board, netns
 
@@ -29,6 +31,14 @@ pytestmark = pytest.mark.slow  # three boots on a board of its own
 HOST = "10.88.0.1"
 AHEAD_S = 7200
 _SINCE_1900 = 2208988800
+PROMPT = r"wire1 \[[^]\n]+\]> ?"  # also of a bypassd that is too busy to say its state
+SHOWN = (
+    *("show status", "show segments", "show guests", "show guest ips1", "show rules", "show rules detail"),
+    *("show counters", "show transitions", "show events", "show management", "show sessions", "show version"),
+    *("show system", "show ports", "show port lan0", "show clock", "show boots", "show drills", "show aaa"),
+    *("show commits", "show images", "show incidents", "show reboot", "show lldp", "show licences", "show terminal"),
+    *("show log lines 20", "help"),
+)  # a configuration is not among them: it is shown as it was written
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +175,56 @@ def test_programs_ask_over_ssh(admin: Admin) -> None:
     assert "segments.show" in {method["name"] for method in data(admin, "api schema")["methods"]}
 
 
+def test_licences_of_the_image(fresh: Board, admin: Admin) -> None:
+    """The packages that dpkg has installed are all listed, with their licences; each has its text."""
+    rows = {row["name"]: row for row in data(admin, "show licences")}
+    assert {rows[name]["licence"].partition(" ")[0] for name in ("throughwire", "linux")} == {"GPL-2.0-only"}
+    assert all(row["version"] for row in rows.values())
+    installed = fresh.sh("sed -n 's/^Package: //p' /var/lib/dpkg/status").output.split()
+    assert {row["name"] for row in rows.values() if row["source"] == "Debian"} == set(installed)
+    assert "GPL" in rows["iproute2"]["licence"]
+    assert "GNU" in typed(admin, "show licence iproute2")
+    assert "Redistribution" in typed(admin, "show licence msgspec")
+
+
+def test_the_banner_and_the_end_of_somebody_elses_session(fresh: Board, admin: Admin) -> None:
+    """The text stands before every password; a session ends by its id, and the others go on."""
+    commit(fresh, ("set", "system", "login_banner", "Authorized users only"))
+    children = []
+    for _ in range(2):
+        children.append(admin.open("admin", options=("-tt",)))
+        children[-1].expect(PROMPT)
+    first, other = children
+    pids = sorted(row["pid"] for row in data(admin, "show sessions") if row["user"] == "admin")
+    assert len(pids) >= 2
+    assert f"session {pids[0]} of admin from {HOST} ended" in typed(admin, f"session {pids[0]} end")
+    first.expect(pexpect.EOF)
+    other.sendline("show version")
+    other.expect(PROMPT)
+    other.sendline("exit")
+    other.expect(pexpect.EOF)
+    assert admin.pipe("admin", f"session {pids[0]} end").status == 1
+    assert "Authorized users only" in admin.pipe("admin", "show version").err
+
+
+@pytest.mark.parametrize(("term", "size"), [("xterm", (20, 60)), ("dumb", (24, 80))])
+def test_everything_fits_the_terminal(admin: Admin, term: str, size: tuple[int, int]) -> None:
+    """What `show` prints of a real appliance, in the shell on a small terminal: no line is longer, none is empty."""
+    child = admin.shell("admin", term, size)
+    child.sendline("terminal paging off")
+    child.expect("\n")
+    child.expect(PROMPT)
+    for words in SHOWN:
+        child.sendline(words)
+        child.expect("\n")  # the end of what is typed, which an xterm may show several times
+        child.expect(PROMPT)
+        lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).rstrip() for line in child.before.split("\n")]
+        assert any(lines), words
+        assert not [line for line in lines if len(line) > size[1]], words
+    child.sendline("exit")
+    child.expect(pexpect.EOF)
+
+
 def test_scp_and_sftp_say_how_files_come_and_go(fresh: Board, admin: Admin, tmp_path: Path) -> None:
     """OpenSSH's clients, with the present protocol and the old one: no file is written, and the line helps."""
     (tmp_path / "image").write_bytes(b"image")
@@ -251,8 +311,13 @@ def test_a_reboot_over_ssh_closes_the_relay_first(fresh: Board, admin: Admin) ->
     assert closed["n"] < reset["n"]
     fresh.wait_event(event="relay", state="inline", since=mark, timeout=READY_S)
     assert wait_until(fresh, lambda: show(fresh, "status"), "bypassd answers")["last_reset"]["kind"] == "reboot"
-    causes = [row["cause"] for row in show(fresh, "transitions 0") if row["what"] == "segment main"]
-    assert "stopping" in causes
+    wait_until(  # the ledger of earlier runs is read once all parts have started
+        fresh,
+        lambda: any(
+            row["cause"] == "stopping" for row in show(fresh, "transitions 0") if row["what"] == "segment main"
+        ),
+        "the ledger has the reboot",
+    )
 
 
 def test_a_factory_reset_keeps_the_images_it_is_told_to_keep(fresh: Board, admin: Admin) -> None:

@@ -211,7 +211,7 @@ def _look(pid: int, processors: Sequence[int]) -> dict[int, Thread]:
     return _process().guests.look(pid, processors)
 
 
-def _make_tap(name: str) -> None:
+def _make_tap(name: str, queues: int) -> None:
     _process().kernel.taps.add(name)
 
 

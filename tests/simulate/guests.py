@@ -288,7 +288,7 @@ class TapSocket:
     def fileno(self) -> int:
         return self._number
 
-    def send(self, frame: bytes) -> None:
+    def send(self, frame: bytes, queue: int | None = None) -> None:
         self.refused += not self._guests.enter(self._tap, frame)
 
     def put(self, frame: bytes) -> None:

@@ -98,7 +98,7 @@ class Admin:
     def shell(self, user: str, term: str = "xterm", size: tuple[int, int] = (24, 100)) -> pexpect.spawn:
         """The console's shell, logged in, up to its first prompt."""
         child = self.open(user, options=("-tt",), term=term, size=size)
-        child.expect(r"\[\w+\]> ?")
+        child.expect(r"\[[^]\n]+\]> ?")
         return child
 
     def open(

@@ -21,7 +21,7 @@ from simulator.stream import Stream
 
 from tests.support.board_admin import commit
 
-GUEST, SEGMENT = "ips1", "main"
+GUEST, SEGMENT, RULE = "ips1", "main", "all"
 KEEPER, BYPASSD = "bypass-keeper", "-m appliance"
 """Words of the command lines by which the two processes of the supervisor are found."""
 CONFIG, BOARD_TOML = "/etc/bypass/config.toml", "/usr/share/bypass/board.toml"

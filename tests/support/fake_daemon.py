@@ -31,6 +31,7 @@ class FakeDaemon:
     def __init__(self, path: Path, relay: str = "inline") -> None:
         self.path, self.relay, self.calls = path, relay, list[tuple[str, dict[str, Any]]]()
         self.draining = threading.Event()
+        self.busy = False  # no answer to what the prompt asks
         self.registry = Registry()
         self._loop = asyncio.new_event_loop()
         self._server = ControlServer(path, self.registry)
@@ -70,6 +71,8 @@ class FakeDaemon:
 
     def _fill(self) -> None:
         async def status(_: dict[str, Any]) -> object:
+            if self.busy:
+                await asyncio.Event().wait()
             parts = [{"name": name, "state": "running"} for name in ("links", "steering", "guests", "control")]
             return {"hostname": "wire1", "version": "0.1.0", "uptime_s": 4000, "state": self.relay,
                     "segments": self.segments(), "guests": self.guests(), "parts": parts,

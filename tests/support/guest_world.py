@@ -31,6 +31,7 @@ from appliance.steering.datapath import Datapath
 from appliance.steering.overlay import Overlay, apply
 from appliance.telemetry.subject import Kind, Subject
 from appliance.telemetry.transitions import Transitions
+from tests.support.numbered_flows import QUEUES
 
 T = TypeVar("T")
 LIMIT_S = 120.0
@@ -74,7 +75,8 @@ class World:
         try:
             netns.leave()
             for port, host in (("lan0", "lan"), ("wan0", "wan")):
-                subprocess.run(["ip", "link", "add", port, "type", "veth", "peer", "name", host], check=True)
+                words = ["ip", "link", "add", port, *QUEUES, "type", "veth", "peer", "name", host, *QUEUES]
+                subprocess.run(words, check=True)
                 for name in (port, host):
                     # Quiet and with room for two tags; frames leave whole.
                     Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
@@ -122,6 +124,27 @@ class World:
         self._running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._running
+
+    async def reconfigure(self, config: model.Config) -> None:
+        """Commit another configuration of the guests."""
+        await self.manager.add_new(config)
+        await self.manager.apply(config)
+        self.config = config
+
+    def processor_time(self) -> float:
+        """The processor time of the world's thread so far, in seconds."""
+        return self.call(self._processor_time())
+
+    async def _processor_time(self) -> float:
+        return time.thread_time()
+
+    def inside(self, body: Callable[[], T]) -> T:
+        """Run a function in a thread of its own in the namespace: the loop is bypassd's, and must not wait."""
+
+        async def beside() -> T:
+            return await asyncio.to_thread(body)
+
+        return self.call(beside())
 
     def guest(self, name: str = "ips1") -> Guest:
         return self.manager.guest(name)

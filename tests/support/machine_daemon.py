@@ -145,10 +145,11 @@ class MachineDaemon(FakeDaemon):
         Logs(self.path.parent, guest_log).register(self.registry)
 
     def _reach(self) -> None:
-        """`silent` has no echo; a router is on the way to everything."""
+        """A router is on the way to everything; it refuses to go on to the IPv6 address."""
 
         async def name(params: Params) -> machine.Resolved:
-            return machine.Resolved(params["host"], ["192.0.2.1", "2001:db8::1"], 1.0)
+            addresses = ["192.0.2.1", "2001:db8::1"]
+            return machine.Resolved(params["host"], addresses[::-1] if params["host"] == "six" else addresses, 1.0)
 
         async def ping(params: Params) -> machine.Echo:
             self.calls.append(("reach.ping", params))
@@ -159,6 +160,8 @@ class MachineDaemon(FakeDaemon):
         async def hop(params: Params) -> machine.Hop:
             hops = [machine.Hop(1, "10.88.0.1", 0.1, "", False), machine.Hop(2, "", None, "", False),
                     machine.Hop(3, params["address"], 2.5, "", True)]  # fmt: skip
+            if ":" in params["address"]:
+                return machine.Hop(1, "fd00:88::1", 1.0, "!H", True)
             return hops[int(params["hop"]) - 1]
 
         async def tcp(params: Params) -> machine.Connected:

@@ -24,9 +24,13 @@ def bypass(*args: str, sock: Path | str, stdin: str = "", **env: str) -> subproc
 class Terminal:
     """A user at a terminal of the given kind."""
 
-    def __init__(self, sock: Path, term: str, size: tuple[int, int] = (24, 80)) -> None:
+    def __init__(
+        self, sock: Path, term: str, size: tuple[int, int] = (24, 80), prompt_s: float = PATIENCE_S / 2
+    ) -> None:
         env = {**os.environ, "BYPASS_SOCKET": str(sock), "TERM": term, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
-        env["BYPASS_PROMPT_S"] = str(PATIENCE_S / 2)  # a prompt that says "not reachable" would never be the right one
+        env["BYPASS_PROMPT_S"] = str(
+            prompt_s
+        )  # by default so long that a prompt that says "busy" is never the right one
         command = ["-m", "console"]
         self.child: Any = pexpect.spawn(
             sys.executable, command, env=env, timeout=PATIENCE_S, dimensions=size, encoding="utf-8"

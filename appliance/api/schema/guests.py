@@ -39,6 +39,14 @@ class Taps(Answer):
     wan: str
 
 
+class Queues(Answer):
+    """A port of the guest with several queues: how many it has, and how many of them its driver uses."""
+
+    tap: str
+    queues: int
+    used: Annotated[int | None, Meta(description="null: not known yet")]
+
+
 class Agent(Answer):
     """What the guest's agent reported, and how many of its messages were accepted or rejected."""
 
@@ -120,6 +128,7 @@ class GuestDetails(Guest, kw_only=True):
     """
 
     taps: list[Taps] | UnsetType = UNSET
+    queues: Annotated[list[Queues], Meta(description="of the ports, if they have several")] | UnsetType = UNSET
     management: str | UnsetType = UNSET
     flip_count: int | UnsetType = UNSET
     lease_renewals: int | UnsetType = UNSET

@@ -30,6 +30,7 @@ CONTROL_FRAMES: Final = (  # name, EtherType (STP: a length), last byte of the a
     ("LLDP", 0x88CC, 0x0E),
     ("PTP peer delay", 0x88F7, 0x0E),
 )
+FAST: Final = 5_000_000  # ns between heartbeats
 NOBODY: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -52,6 +53,8 @@ def lint(config: Config, old: Config | None = None, down: Mapping[str, str] = NO
         *_overloads(config),
         *_shunts(config),
         *_dry_checks(config),
+        *_queues(config),
+        *_fast_heartbeats(config),
         *_unchecked(config),
         *_other_segments(config),
         *_unused(config),
@@ -288,6 +291,28 @@ def _dry_checks(config: Config) -> Iterator[Finding]:
             yield Finding("warning", f"guest {guest.name}: dry_run", what)
         else:
             yield Finding("note", f"guest {guest.name}: dry_run", "has no effect: it has no checks")
+
+
+def _queues(config: Config) -> Iterator[Finding]:
+    """Guests whose queues bring nothing, or may let frames overtake others."""
+    for guest in config.guest:
+        where = f"guest {guest.name}: queues"
+        if guest.accel == "tcg" and (guest.queues > 1 or guest.queue_poll):
+            what = 'bring nothing with accel = "tcg": without vhost QEMU moves the frames of all of them by itself'
+            yield Finding("note", where, what)
+        elif guest.queues > 1 and not guest.queue_pin:
+            what = "without queue_pin: frames may overtake others of their flow when a queue's thread moves elsewhere"
+            yield Finding("note", where, what)
+
+
+def _fast_heartbeats(config: Config) -> Iterator[Finding]:
+    """Heartbeats so frequent that a machine that is merely busy misses them."""
+    for table, hops in (("guest", config.guest), ("remote", config.remote)):
+        for hop in hops:
+            fast = [probe.interval for probe in hop.probes if probe.kind == "inband" and probe.interval < FAST]
+            if fast:
+                what = f"heartbeats every {min(fast)}: a few ms without a processor look like a hang, here or there"
+                yield Finding("note", f"{table} {hop.name}: probes", what)
 
 
 def _shunts(config: Config) -> Iterator[Finding]:

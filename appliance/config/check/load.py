@@ -23,6 +23,7 @@ from appliance.config.schema import limits
 from appliance.config.schema.model import (
     HOSTNAME_PATTERN,
     NAME_PATTERN,
+    NAME_RULE,
     WINDOW_PATTERN,
     ZONE_PATTERN,
     Config,
@@ -242,7 +243,7 @@ def _bounds(kind: Any) -> tuple[str, int | float | None, int | float | None]:
 
 
 _PATTERNS = {
-    NAME_PATTERN: "a name: a lower-case letter, then at most 30 of a-z 0-9 _ -",
+    NAME_PATTERN: f"a name: {NAME_RULE}",
     HOSTNAME_PATTERN: "a host name: letters, digits and - in the middle, at most 63",
     WINDOW_PATTERN: 'a window such as "sun 03:00-04:00", or "03:00-04:00" for every day',
     ZONE_PATTERN: "a time zone: an area and a city, as Europe/Berlin, or UTC",

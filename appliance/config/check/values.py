@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Callable
 from typing import Any, Final
 
-from appliance.config.check import load, public_key, verify, verify_access, verify_machine, verify_remote
+from appliance.config.check import load, public_key, verify, verify_aaa, verify_access, verify_machine, verify_remote
 from appliance.config.schema import secrets
 from appliance.errors import BypassError, FilterError
 from appliance.units import Duration, Size
@@ -76,10 +76,15 @@ _CHECKS: Final[dict[str, Callable[[Any], str]]] = {
     "management.address6": _own(6),
     "management.gateway": _gateway(4),
     "management.gateway6": _gateway(6),
+    "management.dns": verify_access.name_server_trouble,
+    "management.allow": verify_access.network_trouble,
+    "time.servers": verify_access.time_server_trouble,
     "user.password": _hash,
     "user.keys": public_key.trouble,
     "syslog.servers": verify_access.server_trouble,
     "syslog.ca": verify_access.ca_trouble,
+    **{f"{table}.address": verify_aaa.address_trouble for table in ("radius", "tacacs")},
+    **{f"{table}.secret": verify_aaa.secret_trouble for table in ("radius", "tacacs")},
     "rule.match": _filter,
     "guest.accept": _filter,
     "remote.accept": _filter,

@@ -35,16 +35,26 @@ def findings(config: Config, *, reachable: bool) -> Iterator[Finding]:
 
 
 def _server(where: str, path: tuple[str, int], server: Radius | Tacacs) -> Iterator[Finding]:
+    if trouble := address_trouble(server.address):
+        yield Finding(f"{where}: address", (*path, "address"), trouble)
+    if trouble := secret_trouble(server.secret):
+        yield Finding(f"{where}: secret", (*path, "secret"), trouble)
+
+
+def address_trouble(text: str) -> str:
+    """Why this is no address of a server; "" if it is one."""
     try:
-        address = ipaddress.ip_address(server.address)
-        if address.is_unspecified or address.is_multicast or "%" in server.address:
+        address = ipaddress.ip_address(text)
+        if address.is_unspecified or address.is_multicast or "%" in text:
             raise ValueError
     except ValueError:
-        what = f'"{server.address}" is not the address of a server; names are not resolved here'
-        yield Finding(f"{where}: address", (*path, "address"), what)
-    length = len(server.secret.encode())
-    if not 0 < length <= limits.MAX_SECRET:
-        yield Finding(f"{where}: secret", (*path, "secret"), f"must have 1 to {limits.MAX_SECRET} bytes")
+        return f'"{text}" is not the address of a server; names are not resolved here'
+    return ""
+
+
+def secret_trouble(text: str) -> str:
+    """Why this is no shared secret; "" if it is one."""
+    return "" if 0 < len(text.encode()) <= limits.MAX_SECRET else f"must have 1 to {limits.MAX_SECRET} bytes"
 
 
 def _order(config: Config, reachable: bool) -> Iterator[Finding]:

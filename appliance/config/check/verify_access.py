@@ -91,11 +91,20 @@ def _servers(config: Config) -> Iterator[Finding]:
         if named and not _has_address(config.management):
             what = "they are reached through the management port, which has no address: set management address"
             yield Finding(where, (table, key), what)
+        faults = name_server_trouble if key == "dns" else time_server_trouble
         for index, server in enumerate(named):
-            if _is_address(server) or (key == "servers" and is_name(server)):
-                continue
-            kind = "an address" if key == "dns" else "an address or a name"
-            yield Finding(f"{where} {index + 1}", (table, key, index), f'"{server}" is not {kind}')
+            if trouble := faults(server):
+                yield Finding(f"{where} {index + 1}", (table, key, index), trouble)
+
+
+def name_server_trouble(text: str) -> str:
+    """Why this is no name server; "" if it is one."""
+    return "" if _is_address(text) else f'"{text}" is not an address'
+
+
+def time_server_trouble(text: str) -> str:
+    """Why this is no time server; "" if it is one."""
+    return "" if _is_address(text) or is_name(text) else f'"{text}" is not an address or a name'
 
 
 def _allowed(networks: tuple[str, ...]) -> Iterator[Finding]:
@@ -104,11 +113,17 @@ def _allowed(networks: tuple[str, ...]) -> Iterator[Finding]:
         what = f"{len(networks)} networks are more than MAX_ALLOW = {limits.MAX_ALLOW}"
         yield Finding("management: allow", ("management", "allow"), what)
     for index, network in enumerate(networks):
-        try:
-            ipaddress.ip_network(network)
-        except ValueError as error:
-            where = f"management: allow {index + 1}"
-            yield Finding(where, ("management", "allow", index), f"not a network as 192.0.2.0/24: {error}")
+        if trouble := network_trouble(network):
+            yield Finding(f"management: allow {index + 1}", ("management", "allow", index), trouble)
+
+
+def network_trouble(text: str) -> str:
+    """Why this is no network; "" if it is one."""
+    try:
+        ipaddress.ip_network(text)
+    except ValueError as error:
+        return f"not a network such as 192.0.2.0/24: {error}"
+    return ""
 
 
 def _is_address(text: str) -> bool:

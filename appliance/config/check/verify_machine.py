@@ -37,6 +37,7 @@ def faults(guest: Guest) -> Iterator[Fault]:
         yield "pin", f"names {counted(len(guest.pin), 'processor')} for {guest.cpus} of the guest: name one for each"
     if len(set(guest.pin)) != len(guest.pin):
         yield "pin", "names a processor twice"
+    yield from _queues(guest)
     if len(guest.disks) > limits.MAX_DISKS:
         yield "disks", f"{len(guest.disks)} are more than MAX_DISKS = {limits.MAX_DISKS}"
     for key in ("image", "kernel", "initrd"):
@@ -53,6 +54,17 @@ def faults(guest: Guest) -> Iterator[Fault]:
     if guest.lan_mac and guest.lan_mac.lower() == guest.wan_mac.lower():
         yield "wan_mac", "is also the other port's: each port needs its own"
     yield from _restart(guest)
+
+
+def _queues(guest: Guest) -> Iterator[Fault]:
+    if guest.queues > guest.cpus:
+        have = counted(guest.cpus, "processor")
+        yield "queues", f"{guest.queues} are more than its {have}: a queue without one is never used"
+    if guest.queue_pin and len(guest.queue_pin) != guest.queues:
+        names = counted(len(guest.queue_pin), "processor")
+        yield "queue_pin", f"names {names} for {counted(guest.queues, 'queue')}: name one for each"
+    if len(set(guest.queue_pin)) != len(guest.queue_pin):
+        yield "queue_pin", "names a processor twice"
 
 
 def file_faults(value: str) -> Iterator[str]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from appliance.config.check.load import scalar
 from appliance.config.check.verify import hint
 from appliance.config.schema import metadata, shape
-from appliance.config.schema.model import NAME_PATTERN
+from appliance.config.schema.model import NAME_PATTERN, NAME_RULE
 from appliance.config.schema.shape import Leaf, Node, Table, Tables
 from appliance.errors import ConfigError
 from appliance.units import Duration, Size
@@ -124,7 +124,11 @@ def _key(word: str, table: Table, path: Path) -> str:
     place = where(path) if path else "configuration"
     if fits:
         raise ConfigError(place, f'"{short(word)}" may be {" or ".join(fits)}')
-    raise ConfigError(place, f'has no "{short(word)}"{hint(word[:100], keys)}')
+    elsewhere = [
+        f'"{name} {word}"' for name, node in table.keys.items() if isinstance(node, Table) and word in node.keys
+    ]
+    meant = f"; did you mean {' or '.join(elsewhere)}?" if elsewhere else hint(word[:100], keys)
+    raise ConfigError(place, f'has no "{short(word)}"{meant}')
 
 
 def _name(word: str, node: Tables, path: Path, here: Any, adding: bool) -> str | int:
@@ -141,9 +145,7 @@ def _name(word: str, node: Tables, path: Path, here: Any, adding: bool) -> str |
     if not adding:
         raise ConfigError(where(path), f'there is no "{short(word)}"{hint(word[:100], known)}')
     if not re.fullmatch(NAME_PATTERN.strip("^$"), word):
-        raise ConfigError(
-            where(path), f'"{short(word)}" is not a name: a lower-case letter, then at most 30 of a-z 0-9 _ -'
-        )
+        raise ConfigError(where(path), f'"{short(word)}" is not a name: {NAME_RULE}')
     return word
 
 

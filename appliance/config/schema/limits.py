@@ -41,4 +41,6 @@ MIN_RESTART_WAIT, MAX_RESTART_WAIT = 10**7, 3600 * 10**9  # ns between an end of
 MIN_MEMORY = 16 << 20  # bytes; less boots no kernel
 MAX_MEMORY = 1 << 40  # bytes
 MIN_OVERHEAD = 64 << 20  # bytes; QEMU alone takes that, and the kernel would end the guest at its start
+MAX_QUEUES = 16  # of one port of a guest; heartbeats carry the queue in four bits
+MAX_QUEUE_POLL = 10**6  # ns; longer than the processor takes to wake up, it only burns time
 MAX_DISKS = 8  # of one guest, beside its image

@@ -191,6 +191,25 @@ FIELDS: Final[dict[str, Field]] = {
     "guest.pin": Field(
         "the appliance's processor for each virtual one, in order; empty: any", Effect.PROCESS, range="as many as cpus"
     ),
+    "guest.queues": Field(
+        "queues of each of its ports; frames that one of the appliance's processors receives stay in one of them",
+        Effect.PROCESS,
+        "with more, every queue needs a virtual processor, and a thread of the kernel (vhost) to be worth it",
+        range="1 .. cpus",
+    ),
+    "guest.queue_pin": Field(
+        "the appliance's processor that moves the frames of each queue, in order; empty: any",
+        Effect.PROCESS,
+        range="as many as queues",
+    ),
+    "guest.queue_poll": _time(
+        "how long the kernel looks for more frames before it waits for them; 0: not at all. Needs KVM and vhost",
+        Effect.PROCESS,
+        "polling takes processor time from the guest",
+        least=1000,
+        most=limits.MAX_QUEUE_POLL,
+        zero=True,
+    ),
     "guest.hugepages": Field(
         "memory in huge pages, reserved while it runs; ordinary memory with a warning if there are not enough",
         Effect.PROCESS,
@@ -558,12 +577,12 @@ FIELDS: Final[dict[str, Field]] = {
     "aaa.timeout": _time(
         "time for all servers of one login together; then the next in `order` decides",
         Effect.LOGIN,
-        "longer than two servers need that are dead",
+        "longer than two dead servers take",
         least=limits.MIN_AAA,
         most=limits.MAX_AAA,
     ),
     "aaa.retry_after": _time(
-        "a server that did not answer is not asked for so long, unless nobody else can decide; 0s: always",
+        "a server that did not answer is skipped for this time, unless nobody else can decide; 0s: never skipped",
         Effect.LOGIN,
         "one login waits for a dead server, not each",
         least=10**9,
@@ -576,11 +595,12 @@ FIELDS: Final[dict[str, Field]] = {
         Effect.LOGIN,
         "every server can send it",
     ),
-    "aaa.vendor": Field("role_attribute vendor: number of the vendor", Effect.LOGIN, "Cisco"),
-    "aaa.vendor_attribute": Field("role_attribute vendor: number of its attribute", Effect.LOGIN, "Cisco-AVPair"),
+    "aaa.vendor": Field("with role_attribute vendor: number of the vendor", Effect.LOGIN, "Cisco"),
+    "aaa.vendor_attribute": Field("with role_attribute vendor: number of its attribute", Effect.LOGIN, "Cisco-AVPair"),
     **{
         f"aaa.{role}": Field(
-            f"values of role_attribute that make a {role}; if several fit, the least counts; without any, refused",
+            f"values of role_attribute that give the role {role}; if several match, the lowest role counts; if none"
+            " does, the login is refused",
             Effect.LOGIN,
             "the role's own name",
         )
@@ -588,7 +608,7 @@ FIELDS: Final[dict[str, Field]] = {
     },
     **{
         f"aaa.{role}_level": Field(
-            f"lowest privilege level (priv-lvl of TACACS+, shell:priv-lvl of RADIUS) that makes a {role}",
+            f"lowest privilege level (priv-lvl of TACACS+, shell:priv-lvl of RADIUS) that gives the role {role}",
             Effect.LOGIN,
             source,
         )
@@ -606,7 +626,9 @@ FIELDS: Final[dict[str, Field]] = {
     "radius.address": Field(
         "its address, reached through the management port", Effect.LOGIN, range="192.0.2.1 | 2001:db8::1"
     ),
-    "radius.secret": Field("shared secret; never shown", Effect.LOGIN, range="1 to 128 bytes; 16 or more"),
+    "radius.secret": Field(
+        "shared secret; never shown", Effect.LOGIN, range="1 to 128 bytes; 16 or more are recommended"
+    ),
     "radius.port": Field("UDP port", Effect.LOGIN, "as registered"),
     "radius.accounting_port": Field("UDP port of accounting; 0: it gets none", Effect.LOGIN, "as registered"),
     "radius.timeout": _time("time for the answer to one packet", Effect.LOGIN, least=10**8, most=limits.MAX_AAA),
@@ -618,7 +640,7 @@ FIELDS: Final[dict[str, Field]] = {
     "tacacs.secret": Field(
         "shared secret; never shown. It hides what is sent and proves nothing: use a network of your own",
         Effect.LOGIN,
-        range="1 to 128 bytes; 16 or more",
+        range="1 to 128 bytes; 16 or more are recommended",
     ),
     "tacacs.port": Field("TCP port", Effect.LOGIN, "as registered"),
     "tacacs.timeout": _time("time for each answer", Effect.LOGIN, least=10**8, most=limits.MAX_AAA),

@@ -11,10 +11,11 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from appliance.config.schema.limits import MAX_MEMBERS, MAX_MTU
+from appliance.config.schema.limits import MAX_MEMBERS, MAX_MTU, MAX_QUEUES
 from appliance.units import Duration, Size
 
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,30}$"
+NAME_RULE = "a lower-case letter, then at most 30 of a-z 0-9 _ -"
 HOSTNAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$"
 WINDOW_PATTERN = r"^((mon|tue|wed|thu|fri|sat|sun) )?([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$|^$"
 ZONE_PATTERN = r"^[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}$"
@@ -180,6 +181,9 @@ class Guest(_Struct, frozen=True):
     disks: tuple[Disk, ...] = ()
     storage: Literal["persistent", "snapshot"] = "persistent"  # snapshot: what it writes is discarded when it ends
     pin: tuple[Annotated[int, msgspec.Meta(ge=0, le=4095)], ...] = ()  # the appliance's processor for each virtual one
+    queues: Annotated[int, msgspec.Meta(ge=1, le=MAX_QUEUES)] = 1  # of each of its ports
+    queue_pin: tuple[Annotated[int, msgspec.Meta(ge=0, le=4095)], ...] = ()  # the appliance's processor for each
+    queue_poll: Duration = Duration(0)  # the kernel looks for more frames so long before it sleeps; 0 = it does not
     hugepages: bool = False  # if enough are free, else ordinary memory and a warning
     mtu: Mtu = 0  # of its ports; 0: that of the segment's
     management: Literal["off", "isolated", "bridged"] = (

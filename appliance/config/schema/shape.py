@@ -15,7 +15,7 @@ import msgspec
 
 from appliance.api.schema.configuration import Field
 from appliance.config.schema import metadata
-from appliance.config.schema.model import NAME_PATTERN, Config, struct_fields
+from appliance.config.schema.model import NAME_PATTERN, NAME_RULE, Config, struct_fields
 from appliance.units import Duration, Size
 
 
@@ -130,7 +130,7 @@ def range_word(leaf: Leaf) -> str:
         if isinstance(meta, msgspec.Meta) and meta.ge is not None:
             return f"{meta.ge} .. {meta.le}"
         if isinstance(meta, msgspec.Meta) and meta.pattern:
-            return meta.pattern
+            return NAME_RULE if meta.pattern == NAME_PATTERN else meta.pattern
     return ""
 
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.config.schema import model
+from appliance.guest.qemu.command import MAX_GUEST_SEGMENTS
 
 log = logging.getLogger(__name__)
 
 PARENT = "bypass-guests"
 WEIGHT = 50  # of all guests together; a process outside of a group, such as bypassd, has 100
 PERIOD_US = 20_000  # short, so that a guest at its ceiling pauses for milliseconds, not for a tenth of a second
-PIDS = 64  # QEMU's own threads, besides one per vCPU
+PIDS = 64  # QEMU's own threads, besides those of the vCPUs and of vhost, one a queue
 
 
 def settings(guest: model.Guest, *, huge: int = 0, page: int = 2 << 20) -> dict[str, str]:
@@ -35,7 +36,7 @@ def settings(guest: model.Guest, *, huge: int = 0, page: int = 2 << 20) -> dict[
         "memory.max": str((0 if huge else guest.memory) + guest.limits.overhead),
         "memory.swap.max": "0",
         "memory.oom.group": "1",
-        "pids.max": str(PIDS + 4 * guest.cpus),
+        "pids.max": str(PIDS + 4 * guest.cpus + 2 * MAX_GUEST_SEGMENTS * (guest.queues - 1)),
         **({f"hugetlb.{unit}.max": str(huge)} if huge else {}),
     }
 

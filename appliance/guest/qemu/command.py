@@ -95,6 +95,8 @@ class Machine:
     addresses: tuple[str, str] = ("", "")  # MAC addresses of the ports at the first segment; "" = port_address
     mtus: tuple[int, ...] = ()  # of the ports at each segment; 0 or missing: QEMU does not announce an MTU
     vhost: bool = False
+    queues: int = 1  # of each port on the data path
+    poll_us: int = 0  # how long vhost looks for more frames
     program: str = "qemu-system-x86_64"
 
 
@@ -112,7 +114,8 @@ class File(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What each descriptor is for. `vhost`: one of /dev/vhost-net per port, in the order of `taps` and `management`."""
+    """What each descriptor is for. `taps`: the queues of the first port, then those of the next. `vhost`: one of
+    /dev/vhost-net for each of them, in their order, and one for `management`."""
 
     taps: range
     management: int | None
@@ -130,7 +133,7 @@ class Plan(NamedTuple):
 
 def plan(machine: Machine) -> Plan:
     """The numbers of all descriptors beyond the three sockets."""
-    taps = range(FIRST_TAP_FD, FIRST_TAP_FD + 2 * machine.segments)
+    taps = range(FIRST_TAP_FD, FIRST_TAP_FD + 2 * machine.segments * machine.queues)
     free = taps.stop
     management = free if machine.management else None
     free += management is not None
@@ -159,28 +162,33 @@ def plan(machine: Machine) -> Plan:
 def _ports(machine: Machine, fds: Plan) -> list[str]:
     argv: list[str] = []
     off = ",".join(f"{offload}=off" for offload in _PORT_OFFLOADS)
-    for port, fd in enumerate(fds.taps):
+    several = f"mq=on,vectors={2 * machine.queues + 2}," * (machine.queues > 1)  # two a queue, control, configuration
+    for port in range(2 * machine.segments):
         segment, side = divmod(port, 2)
+        queues = slice(port * machine.queues, (port + 1) * machine.queues)
         given = machine.addresses[side] if segment == 0 else ""
         mtu = machine.mtus[segment] if segment < len(machine.mtus) else 0
         argv += _nic(
             f"port{segment}{'lw'[side]}",
-            fd,
-            fds.vhost[port] if fds.vhost else None,
-            f"mac={given or port_address(machine.hop, segment, side)},addr={FIRST_PORT_SLOT + port:#x},"
+            fds.taps[queues],
+            fds.vhost[queues],
+            f"{several}mac={given or port_address(machine.hop, segment, side)},addr={FIRST_PORT_SLOT + port:#x},"
             f"rx_queue_size=1024,{off}" + f",host_mtu={mtu}" * bool(mtu),
+            machine.poll_us,
         )
     if fds.management is not None:
-        vhost = fds.vhost[-1] if fds.vhost else None
+        third = range(fds.management, fds.management + 1)
         # Complete frames here as well: the tap has no header, which offloads would need.
-        argv += _nic("management", fds.management, vhost, f"mac={machine.management},addr={MANAGEMENT_SLOT:#x},{off}")
+        argv += _nic("management", third, fds.vhost[-1:], f"mac={machine.management},addr={MANAGEMENT_SLOT:#x},{off}")
     return argv
 
 
-def _nic(name: str, fd: int, vhost: int | None, device: str) -> list[str]:
-    netdev = f"tap,id={name},fd={fd}"
-    if vhost is not None:
-        netdev += f",vhost=on,vhostfd={vhost}"
+def _nic(name: str, taps: range, vhost: range, device: str, poll_us: int = 0) -> list[str]:
+    """One port. `taps`: a descriptor for each of its queues, `vhost`: one for each of them, or none."""
+    plural = "s" * (len(taps) > 1)
+    netdev = f"tap,id={name},fd{plural}={':'.join(map(str, taps))}"
+    if vhost:
+        netdev += f",vhost=on,vhostfd{plural}={':'.join(map(str, vhost))}" + f",poll-us={poll_us}" * bool(poll_us)
     return ["-netdev", netdev, "-device", f"virtio-net-pci,netdev={name},romfile=,{device}"]
 
 

@@ -133,6 +133,8 @@ def machine_of(
         addresses=(guest.lan_mac, guest.wan_mac),
         mtus=tuple(guest.mtu or mtu for mtu in mtus or (0,) * segments),
         vhost=accel == "kvm" and vhost_works(),
+        queues=guest.queues,
+        poll_us=guest.queue_poll // 1000,
     )
     return machine, notes
 
@@ -196,10 +198,11 @@ def forget_variables(paths: Paths, configured: Collection[str]) -> None:
 
 def check_processors(guest: model.Guest, there: set[int]) -> None:
     """NotReadyError if the guest is pinned to a processor that this machine does not have."""
-    missing = sorted(set(guest.pin) - there)
-    if missing:
-        what = f"guest {guest.name}: pin: there is no processor {missing[0]}; there are: {sorted(there)}"
-        raise NotReadyError(Cause.GUEST_FAILED, what)
+    for key in ("pin", "queue_pin"):
+        missing = sorted(set(getattr(guest, key)) - there)
+        if missing:
+            what = f"guest {guest.name}: {key}: there is no processor {missing[0]}; there are: {sorted(there)}"
+            raise NotReadyError(Cause.GUEST_FAILED, what)
 
 
 def check_memory(name: str, wanted: int, meminfo: str) -> None:

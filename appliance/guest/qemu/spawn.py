@@ -66,8 +66,9 @@ def spawn(machine: Machine, place: SpawnPlace) -> Process:
         for number, name in enumerate(SOCKETS, command.FIRST_FD):
             sock = opened.enter_context(process.listen(place.folder / f"{name}.sock"))
             given[number] = sock.fileno()
-        for number, tap in zip(fds.taps, place.taps, strict=True):
-            give(number, taps.open_tap(tap))
+        opened_queues = (fd for tap in place.taps for fd in taps.open_queues(tap, machine.queues))
+        for number, fd in zip(fds.taps, opened_queues, strict=True):
+            give(number, fd)
         if fds.management is not None and place.management is not None:
             give(fds.management, place.management.open())
         for number in fds.vhost:

@@ -154,7 +154,7 @@ ADDRESS = '[management]\naddress = "192.0.2.10/24"\n'
         (ADDRESS + 'dns = ["ns.example.net"]', 'management: dns 1: "ns.example.net" is not an address'),
         (ADDRESS + 'dns = ["0.0.0.0"]', 'management: dns 1: "0.0.0.0" is not an address'),
         (ADDRESS + 'dns = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"]', "4 servers are more than MAX_DNS = 3"),
-        (ADDRESS + 'allow = ["192.0.2.1/24"]', "management: allow 1: not a network as 192.0.2.0/24"),
+        (ADDRESS + 'allow = ["192.0.2.1/24"]', "management: allow 1: not a network such as 192.0.2.0/24"),
         (ADDRESS + 'allow = ["port 22"]', "management: allow 1: not a network"),
         (ADDRESS + f"allow = {['192.0.2.7'] * 65}", "65 networks are more than MAX_ALLOW = 64"),
         ('[time]\nservers = ["192.0.2.1"]', "time: servers: they are reached through the management port"),

@@ -157,6 +157,24 @@ LINT = [
         "no data-path check (only heartbeat)",
     ),
     (
+        (('image = "a"', 'image = "a"\ncpus = 2\nqueues = 2'),),
+        "note",
+        "guest ips1: queues",
+        "without queue_pin: frames may overtake others",
+    ),
+    (
+        (('image = "a"', 'image = "a"\naccel = "tcg"\nqueue_poll = "50us"'),),
+        "note",
+        "guest ips1: queues",
+        'bring nothing with accel = "tcg"',
+    ),
+    (
+        (('kind = "inband"', 'kind = "inband", interval = "3.3ms", misses = 2'),),
+        "note",
+        "guest ips1: probes",
+        "heartbeats every 3300us: a few ms without a processor look like a hang",
+    ),
+    (
         (
             ('path = ["ips1"]', 'path = ["ips1"]\non_unavailable = "block"'),
             ('image = "a"', 'image = "a"\nautostart=false'),

@@ -151,7 +151,7 @@ def test_keys_that_need_a_restart_are_those_of_the_process(tmp_path: Path) -> No
     def process(guest: model.Guest) -> object:
         seen = Reads(guest)
         machine = resources.machine_of(seen, paths, 1, 1, "tcg", management=guest.management)  # type: ignore[arg-type]
-        return machine, cgroup.settings(guest), guest.accel, guest.pin, guest.management_mac
+        return machine, cgroup.settings(guest), guest.accel, guest.pin, guest.queue_pin, guest.management_mac
 
     guest = GUESTS[0]
     moved = set()

@@ -28,6 +28,11 @@ def errors(text: str) -> list[str]:
         (BASE + 'firmware = "uefi"\nkernel = "k"\n', "guest a: firmware: a kernel is started without"),
         (BASE + "cpus = 2\npin = [1]\n", "guest a: pin: names 1 processor for 2"),
         (BASE + "cpus = 2\npin = [1, 1]\n", "guest a: pin: names a processor twice"),
+        (BASE + "queues = 2\n", "guest a: queues: 2 are more than its 1 processor"),
+        (BASE + "cpus = 2\nqueues = 2\nqueue_pin = [1]\n", "guest a: queue_pin: names 1 processor for 2 queues"),
+        (BASE + "cpus = 2\nqueues = 2\nqueue_pin = [1, 1]\n", "guest a: queue_pin: names a processor twice"),
+        (BASE + "cpus = 64\nqueues = 17\n", "guest a: queues: "),
+        (BASE + 'queue_poll = "500ns"\n', "guest a: queue_poll: 500ns is too short: at least 1us"),
         (BASE + 'disks = [ { image = "a.qcow2" } ]\n', 'guest a: disks: "a.qcow2" is listed twice'),
         (
             BASE + "disks = [" + ", ".join(f'{{ image = "d{n}" }}' for n in range(9)) + "]\n",

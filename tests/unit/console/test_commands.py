@@ -11,7 +11,7 @@ from appliance.api.rpc import ROLES
 from console.execute import located
 from console.line.command import Arg
 from console.line.commands import COMMANDS
-from console.line.complete import completion
+from console.line.complete import completion, listed
 from console.line.configure_commands import ROWS
 from console.line.manual import commands, manual
 from console.line.parse import Table, UsageError, complete, parse, seconds, tokenize
@@ -66,6 +66,17 @@ GOOD = [
     ("capture port lan0 'count'", "capture port NAME FILTER NAME=lan0 FILTER=count"),
     ("show packets segment main arp detail | count",
      "show packets segment NAME FILTER NAME=main FILTER=arp detail=[] | count[]"),
+    ("show log", "show log SOURCE"),
+    ("sh log ker li 50 mat eth", "show log SOURCE SOURCE=kernel lines=['50'] match=['eth']"),
+    ("sh log gu ips1 fo", "show log guest NAME NAME=ips1 follow=[]"),
+    ("ping box cou 3", "ping HOST HOST=box count=['3']"),
+    ("reb in 10 h", "reboot in TIME UNIT TIME=10 UNIT=h"),
+    ("reb c", "reboot cancel"),
+    ("factory-reset k", "factory-reset WHAT WHAT=keep-images"),
+    ("drill run rel", "drill run KIND KIND=relay"),
+    ("explain --live u 10.0.0.5 10.1.0.9:53 --in w",
+     "explain PROTOCOL SOURCE DESTINATION PROTOCOL=udp SOURCE=10.0.0.5 DESTINATION=10.1.0.9:53 --live=[] --in=['wan']"),
+    ("capture port lan0 cou", "capture port NAME FILTER NAME=lan0 FILTER=cou"),
     ("help show status", "help WORDS WORDS=show status"),
     ("help", "help WORDS"),
     ("exit", "exit"),
@@ -89,8 +100,9 @@ def test_understood(line: str, expected: str) -> None:
 BAD = [
     ("", "no command"),
     ("| count", "no command"),
-    ("bogus", 'unknown command "bogus"; expected: show, segment'),
-    ("show", 'incomplete command after "show"; expected: status, segments'),
+    ("bogus", 'unknown command "bogus"; type `?` for the list'),
+    ("show", 'incomplete command after "show"; type `show ?` for the list'),
+    ("show memery", 'unknown argument "memery" after "show"; type `show ?` for the list'),
     ("show s", 'ambiguous command "show s": status, segments'),
     ("guest ips1 st", 'ambiguous command "guest ips1 st": start, stop'),
     ("show guest", 'incomplete command after "show guest"; expected: NAME'),
@@ -103,7 +115,7 @@ BAD = [
     ("show transitions ٣", "COUNT must be a number"),
     ("segment", 'incomplete command after "segment"; expected: NAME'),
     ("segment main", 'incomplete command after "segment main"; expected: bypass, auto'),
-    ("shwo status", 'unknown command "shwo"; did you mean "show"? expected: show, segment'),
+    ("shwo status", 'unknown command "shwo"; did you mean "show"? type `?` for the list'),
     ("guest ips1 stpo", 'unknown argument "stpo" after "guest ips1"; did you mean "stop"? expected: show, start, stop'),
     ("segment main shut", 'unknown argument "shut" after "segment main"; expected: bypass, auto, disconnect, inline'),
     ("show status --jso", 'unknown option --jso after "show status"; options: --json'),
@@ -116,7 +128,17 @@ BAD = [
     ("explain --live udp 10.0.0.5:1", "incomplete command after"),
     ("explain --live gre a b", 'PROTOCOL must be udp, tcp or icmp, not "gre"'),
     ("explain --config", "--config needs a value"),
-    ("explain --config c --in up", 'PORT must be lan or wan, not "up"'),
+    ("explain --config c --in up", '--in must be lan or wan, not "up"'),
+    ("show log d", 'ambiguous command "show log d": dhcp, data-partition'),
+    ("show log kernel lines 0", "lines must be 1 to 5000, not 0"),
+    ("ping box count x", 'count must be a number, not "x"'),
+    ("ping box count 100001", "count must be 1 to 100000, not 100001"),
+    ("traceroute box hops 0", "hops must be 1 to 64, not 0"),
+    ("tcp box 65536", "PORT must be 1 to 65535, not 65536"),
+    ("reboot in 10 days", 'unexpected argument "days" after "reboot in 10"; expected: s, sec'),
+    ("reboot n", 'unknown argument "n" after "reboot"; expected: now, in, at, cancel'),
+    ("reboot now f", 'unexpected argument "f" after "reboot now"'),
+    ("factory-reset all n", 'unexpected argument "n" after "factory-reset all"'),
     ("show guests |", "expected a command after |"),
     ("show guests | match", 'incomplete command after "match"; expected: PATTERN'),
     ("show guests | grep x", 'unknown command "grep"; expected: match, except, json, count, save'),
@@ -171,6 +193,14 @@ TYPED_BY_HABIT = [
     (COMMANDS, "show int", "show ports"),
     (COMMANDS, "show ntp", "show clock"),
     (COMMANDS, "show lldp neighbors", "show lldp"),
+    (COMMANDS, "show logging", "show log SOURCE"),
+    (COMMANDS, "show inventory", "show system"),
+    (COMMANDS, "show environment", "show system"),
+    (COMMANDS, "show memory", "show system"),
+    (COMMANDS, "show uptime", "show system"),
+    (COMMANDS, "show date", "show clock"),
+    (COMMANDS, "nslookup example.org", "dns HOST HOST=example.org"),
+    (COMMANDS, "who", "show sessions"),
     (COMMANDS, "reload", "reboot"),
     (COMMANDS, "conf t", "configure terminal"),
     (COMMANDS, "conf", "configure LINE"),
@@ -198,6 +228,14 @@ ANSWERED = [
     (COMMANDS, "en", '"enable" is not a command here: your role decides what you may do'),
     (COMMANDS, "show i", 'ambiguous command "show i": incidents, images'),
     (COMMANDS, "do show clock", "it is needed in `configure` only"),
+    (COMMANDS, "shutdown", "use `reboot` or `poweroff`"),
+    (COMMANDS, "halt", "use `reboot` or `poweroff`"),
+    (COMMANDS, "telnet 192.0.2.1 22", "use `tcp HOST 22`"),
+    (COMMANDS, "ping -c 3 192.0.2.1", "use `ping HOST count 3`"),
+    (COMMANDS, "show tech-support", "use `support-bundle FILE`"),
+    (COMMANDS, "show snmp", "there is no SNMP agent; in `configure`, `set metrics enabled true`"),
+    (COMMANDS, "request system reboot", "use `reboot` or `poweroff`"),
+    (COMMANDS, "erase startup-config", "use `factory-reset`"),
     (COMMANDS, "scp -t /tmp/x", '"scp" is not a command here: files come and go by commands'),
     (COMMANDS, "/usr/libexec/sftp-server", "`ssh USER@BOX guest import - --name NAME < FILE`"),
     (ROWS, "write", '"write" is not a command here: use `commit`'),
@@ -206,7 +244,7 @@ ANSWERED = [
     (ROWS, "conf t", "you are in `configure`"),
     (ROWS, "guest ips1 stop", '"guest ips1 stop" is a command of the shell: `run guest ips1 stop`'),
     (ROWS, "set", 'incomplete command after "set"'),
-    (ROWS, "bogus", 'unknown command "bogus"; expected: set, delete'),
+    (ROWS, "bogus", 'unknown command "bogus"; type `?` for the list'),
 ]
 
 
@@ -346,6 +384,13 @@ def test_any_line_is_parsed_or_refused(line: str) -> None:
     except UsageError as error:
         assert str(error)  # noqa: PT017
     completion(line, live)
+
+
+def test_what_several_choices_mean_is_said_once() -> None:
+    """Where it takes several lines; short meanings stand beside each, because two guests may be in the same state."""
+    rows = [("on", "a long text that needs two lines"), ("off", "a long text that needs two lines"), ("x", "short")]
+    assert listed(rows, 30) == ("  on   a long text that needs\n       two lines\n  off\n  x    short")
+    assert listed([("a", "running"), ("b", "running")], 30) == "  a  running\n  b  running"
 
 
 @pytest.mark.parametrize(

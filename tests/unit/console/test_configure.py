@@ -247,6 +247,24 @@ def test_one_line(daemon: ConfigDaemon) -> None:
     assert "set system hostname wire7" in shown
 
 
+def test_history_has_the_numbers_that_rollback_takes(daemon: ConfigDaemon) -> None:
+    """In `show commits` as in `history`, beside the number of the commit, which stays the same."""
+    for name in ("wire5", "wire6", "wire7"):
+        assert bypass("configure", "set", "system", "hostname", name, sock=daemon.path).returncode == 0
+    outside, inside = (
+        bypass(*words, sock=daemon.path).stdout for words in (("show", "commits"), ("configure", "history"))
+    )
+    assert outside == inside
+    assert outside.split()[:2] == ["ROLLBACK", "COMMIT"]
+    rows = json.loads(bypass("show", "commits", "--json", sock=daemon.path).stdout)
+    assert [row["n"] for row in rows] == [0, 1, 2, 3]
+    assert len({row["number"] for row in rows}) == 4
+    assert bypass("configure", "rollback", "2", sock=daemon.path).returncode == 0
+    assert 'hostname = "wire5"' in daemon.startup.read_text()
+    later = json.loads(bypass("show", "commits", "--json", sock=daemon.path).stdout)
+    assert [row["number"] for row in later[1:]] == [row["number"] for row in rows]
+
+
 def test_somebody_elses_changes_are_not_committed_along(daemon: ConfigDaemon) -> None:
     """A script refuses to begin on a candidate with other changes, and says how to discard them."""
     terminal = Terminal(daemon.path, "dumb")
@@ -399,6 +417,15 @@ def test_a_roll_back_is_told_where_one_looks(terminal: Terminal, daemon: ConfigD
     assert (rows[1]["n"], rows[1]["user"]) == (None, "root")
 
 
+def test_a_note_at_the_prompt_is_folded(daemon: ConfigDaemon) -> None:
+    terminal = Terminal(daemon.path, "dumb", (60, 60))
+    terminal.until("[inline]>")
+    terminal.type("configure\rset rule web match udp\rcommit confirmed 2s\r")
+    terminal.until("note: the commit by root was rolled back to the previous")
+    assert terminal.until("not confirmed in time").lstrip("\r\n") == "    configuration: not confirmed in time"
+    terminal.close()
+
+
 def test_what_became_of_a_table_is_said(terminal: Terminal) -> None:
     terminal.type("configure\rmove rule dns first\r")
     terminal.until("rule dns: moved to place 1")
@@ -408,6 +435,17 @@ def test_what_became_of_a_table_is_said(terminal: Terminal) -> None:
     terminal.until("rule web: deleted")
     terminal.type("discard\r")  # not a table: nothing became of it
     assert "deleted" not in terminal.until("[inline] configure#").partition("discarded")[2]
+
+
+def test_one_line_of_configure_is_completed_and_explained_in_the_shell(terminal: Terminal) -> None:
+    """As inside the mode; what is no line of it yet is explained as a command of the shell."""
+    terminal.type("configure set syste\thost\t?")
+    terminal.until("configure set system hostname")
+    terminal.until("letters, digits and - in the middle")
+    terminal.type("\rconfigure set rule web path ?")
+    terminal.until("list of: name (a lower-case letter, then at most 30 of a-z 0-9 _ -)")
+    terminal.type("\rconfigure ?")
+    terminal.until("one configure command, committed immediately")
 
 
 def test_what_is_free_to_choose_is_explained(terminal: Terminal) -> None:

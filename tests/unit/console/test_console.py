@@ -422,6 +422,19 @@ def test_shell_without_a_daemon(tmp_path: Path) -> None:
     terminal.close()
 
 
+def test_a_prompt_of_a_busy_bypassd_says_so(daemon: FakeDaemon) -> None:
+    """It is there and takes long to answer, which is no reason to look for it."""
+    terminal = Terminal(daemon.path, "vt100", prompt_s=0.5)
+    terminal.until("wire1 [inline]>")
+    daemon.busy = True
+    terminal.type("\r")
+    terminal.until("[bypassd busy]>")
+    daemon.busy = False
+    terminal.type("\r")
+    terminal.until("wire1 [inline]>")
+    terminal.close()
+
+
 def test_nobody_types(daemon: FakeDaemon) -> None:
     """An idle session ends, with the reason, and with exit code 0."""
     os.environ["BYPASS_IDLE_S"] = "0.5"
@@ -494,8 +507,8 @@ def test_a_long_help_stops_at_a_full_page(daemon: FakeDaemon, term: str) -> None
     terminal.type("version\r")
     terminal.until("python")
     terminal.until("]>")
-    terminal.type("zzz ?")
-    said = terminal.until("logout")
+    terminal.type("guest ips1 zzz ?")
+    said = terminal.until("expected: show") + terminal.until("command")
     assert all(len(line) <= 80 for line in said.splitlines()), "and no word is cut at the edge"
     terminal.close()
 

@@ -35,6 +35,18 @@ def test_the_end_of_a_log_and_what_matches(daemon: MachineDaemon) -> None:
         assert bypass("show", "log", *wrong, sock=daemon.path).returncode == 2, wrong
 
 
+@pytest.mark.parametrize("how", ["", " follow"])
+def test_long_lines_are_folded_between_words(daemon: MachineDaemon, how: str) -> None:
+    """On a terminal alone, and while it follows too."""
+    (daemon.path.parent / "bypass.log").write_text("WARNING one two three four five six seven eight nine ten eleven\n")
+    person = Terminal(daemon.path, "dumb", (20, 40))
+    person.until("inline]>")
+    person.type(f"show log{how}\r")
+    person.until("WARNING one two three four five six\r\n    seven eight nine ten eleven\r\n")
+    person.close()
+    assert len(bypass("show", "log", sock=daemon.path).stdout.splitlines()) == 1
+
+
 def test_it_follows_until_ctrl_c(daemon: MachineDaemon) -> None:
     log = daemon.path.parent / "bypass.log"
     person = Terminal(daemon.path, "dumb")

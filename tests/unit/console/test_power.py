@@ -32,7 +32,7 @@ def daemon(tmp_path: Path) -> Iterator[MachineDaemon]:
     ("args", "asked"),
     [
         (["reboot", "now"], {"action": "reboot"}),
-        (["reb", "n", "force"], {"action": "reboot", "force": True}),
+        (["reb", "now", "force"], {"action": "reboot", "force": True}),
         (["poweroff", "in", "10min"], {"action": "poweroff", "in_s": 600}),
         (["reboot", "in", "2", "h"], {"action": "reboot", "in_s": 7200}),
         (["reboot", "at", "2026-12-24", "03:30"], {"action": "reboot", "at": "2026-12-24 03:30"}),
@@ -52,7 +52,7 @@ def test_a_script_must_say_now(daemon: MachineDaemon) -> None:
 
 
 def test_it_is_withdrawn_and_shown(daemon: MachineDaemon) -> None:
-    assert bypass("show", "reboot", sock=daemon.path).stdout == "no reboot or poweroff is due\n"
+    assert bypass("show", "reboot", sock=daemon.path).stdout == "no reboot or poweroff is scheduled\n"
     daemon.order = DUE
     shown = bypass("show", "reboot", sock=daemon.path).stdout
     assert shown.startswith("reboot in 4 min 10 s, at 2026-11-29 13:30:00")

@@ -44,6 +44,8 @@ def test_traceroute_dns_and_tcp(daemon: MachineDaemon) -> None:
         "to x (192.0.2.1), at most 30 hops\n 1  10.88.0.1  0.100 ms\n 2  no answer\n 3  192.0.2.1  2.500 ms\n",
     )
     assert bypass("traceroute", "x", "hops", "2", sock=daemon.path).returncode == 1
+    refused = bypass("traceroute", "six", sock=daemon.path)
+    assert (refused.returncode, refused.stdout.splitlines()[1]) == (1, " 1  fd00:88::1  1.000 ms (host unreachable)")
     assert len(json.loads(bypass("traceroute", "x", "--json", sock=daemon.path).stdout)) == 3
     assert bypass("dns", "x", sock=daemon.path).stdout == "192.0.2.1\n2001:db8::1\n"
     assert json.loads(bypass("dns", "x", "--json", sock=daemon.path).stdout)["ms"] == 1.0

@@ -194,6 +194,25 @@ def test_long_values_are_folded_beside_their_keys() -> None:
     assert "task pulse" not in shown
 
 
+def test_long_values_of_a_change_end_between_words() -> None:
+    """Unless there is one long word; short ones are whole."""
+    values = ("{ name = web, match = tcp port 80 }", "a-filter-without-any-space-in-it", "short")
+    for value, expected in zip(
+        values, ("{ name = web, match = tcp ...", "a-filter-without-any-space-...", "short"), strict=True
+    ):
+        data = {"message": "Check passed", "good": True, "changes": [{"where": "rule web", "new": value}]}
+        row = render("config-check", data).splitlines()[-1]
+        assert row.split("  ")[-2].strip() == expected, row
+
+
+def test_lines_below_the_status_hang() -> None:
+    relay = {"name": "relay-inline", "unpowered": "claimed", "hang_ms": 2000.0}
+    assert render("status", {**STATUS, "relays": [relay]}, Style(width=50)).splitlines()[-2:] == [
+        "relay relay-inline: link dead if the computer",
+        "    hangs: 2000 ms; joined without power: claimed",
+    ]
+
+
 VIEWS = [
     ("segments", [], "no segments are configured"),
     ("segments", [{"name": "main", "relay": "inline", "attach": "xdp", "attach_why": "ok", "link_local": "rules"}],

@@ -99,6 +99,25 @@ def test_files_come_as_descriptors() -> None:
         assert f"/{file.fd}" in words
 
 
+def test_each_queue_has_a_descriptor_of_its_own() -> None:
+    """LAN's first; with vhost as many of its; an interrupt for each way of a queue, for control and configuration."""
+    machine = replace(MACHINE, queues=2, vhost=True, poll_us=50, management="02:00:00:00:00:09")
+    lan, wan, third = option(build(machine), "-netdev")
+    assert lan == "tap,id=port0l,fds=13:14,vhost=on,vhostfds=18:19,poll-us=50"
+    assert wan == "tap,id=port0w,fds=15:16,vhost=on,vhostfds=20:21,poll-us=50"
+    assert third == "tap,id=management,fd=17,vhost=on,vhostfd=22"
+    ports = [device for device in option(build(machine), "-device") if device.startswith("virtio-net")]
+    assert [",mq=on,vectors=6," in port for port in ports] == [True, True, False]
+    assert plan(machine).kernel == command.File(23, Path("/k"))
+
+
+def test_one_queue_is_named_as_ever() -> None:
+    """So that QEMU of any version, and guests that run, see no difference."""
+    words = build(replace(MACHINE, vhost=True))
+    assert option(words, "-netdev")[0] == "tap,id=port0l,fd=13,vhost=on,vhostfd=15"
+    assert "mq=on" not in " ".join(words)
+
+
 def test_what_qemu_says_names_files() -> None:
     machine = replace(MACHINE, drives=(Drive(Path("/i/a.img"), "raw"),))
     number = plan(machine).drives[0].fd

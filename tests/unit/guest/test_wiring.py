@@ -58,7 +58,7 @@ class Slow:
 def slow(monkeypatch: pytest.MonkeyPatch) -> Slow:
     made = Slow()
     taps: set[str] = set()
-    monkeypatch.setattr(tap, "ensure", taps.add)
+    monkeypatch.setattr(tap, "ensure", lambda name, queues=1: taps.add(name))
     monkeypatch.setattr(tap, "existing", lambda: sorted(taps))
 
     def remove(name: str) -> None:

@@ -34,7 +34,7 @@ class Port:
     def __init__(self) -> None:
         self.frames: list[bytes] = []
 
-    def send(self, frame: bytes) -> None:
+    def send(self, frame: bytes, queue: int | None = None) -> None:
         self.frames.append(frame)
 
 

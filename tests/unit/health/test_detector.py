@@ -51,6 +51,19 @@ def beat(detector: Detector, now: int, count: int, interval: int = 20 * MS) -> i
     return now - interval
 
 
+def test_short_intervals_allow_for_the_timers_of_the_event_loop() -> None:
+    """3.3 ms x 2: a timer is up to a millisecond late, and one lost heartbeat must not be a fall. Others as ever."""
+    fast = Limits(interval=3_300_000, misses=2, rises=2)
+    detector = Detector("in-band", fast)
+    beat(detector, 0, 2, fast.interval)
+    last = fast.interval
+    late = last + 2 * fast.interval + MS  # the next one was lost, and this one was sent late
+    assert not [action for action in detector.step(late + MS // 4, Tick()) if isinstance(action, Fell)]
+    assert detector.step(late + MS // 4, Good(late))[-1] == Extended(late + fast.window)
+    assert fast.window < 9 * MS, "with a tick of the datapath's clock, a hung guest is bypassed within 10 ms"
+    assert LIMITS.window == 45 * MS
+
+
 @given(steps)
 def test_passing_only_with_fresh_evidence(story: list[tuple[int, str, int]]) -> None:
     """Whatever happens, a check that passes has good evidence within its window, and `rises` pieces of it."""

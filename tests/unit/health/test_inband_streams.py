@@ -13,7 +13,7 @@ from appliance.config.schema import model
 from appliance.errors import GuestError
 from appliance.frames import pcapng_writer
 from appliance.health.detector import Bad, Good
-from appliance.health.inband import Direction, Lane
+from appliance.health.inband import Direction, Lane, neighbour_address
 from appliance.health.inband_streams import Stream, TapPair, streams, template
 from appliance.health.latency_limit import LatencyLimit, percentile
 from appliance.health.verdict import Available, History, Unavailable, Verdict
@@ -35,10 +35,12 @@ class Tap:
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
+        self.queues: list[int | None] = []
         self.refused = 0
 
-    def send(self, frame: bytes) -> None:
+    def send(self, frame: bytes, queue: int | None = None) -> None:
         self.sent.append(frame)
+        self.queues.append(queue)
 
 
 def one(given: model.Probe, tmp_path: Path) -> tuple[Stream, Tap]:
@@ -267,3 +269,31 @@ def test_a_slow_start_says_nothing_until_the_time_is_filled() -> None:
     assert [type(slow.add(20 * MS * n, 0, 50 * MS)) for n in range(12)] == [type(None)] * 8 + [Bad] * 4
     slow.forget()
     assert slow.add(10**10, 0, 50 * MS) is None
+
+
+# -- several queues
+
+
+@pytest.mark.parametrize("given", [{}, {"frame": FRAME.hex()}, {"routed": model.Routed("198.18.0.1", "198.18.0.2")}])
+def test_each_queue_has_heartbeats_of_its_own(given: dict[str, object], tmp_path: Path) -> None:
+    """They are sent by it, and what comes out proves this queue and no other, whatever they look like."""
+    pair = TapPair("tap-l", "tap-w", addresses=("02:00:00:00:00:01", "02:00:00:00:00:02"))
+    ours = streams((probe(enter="lan", **given),), 3, (pair,), 0xABCDEF0123456789, tmp_path, queues=3)
+    assert [stream.check.rpartition(", ")[2] for stream in ours] == ["queue 0", "queue 1", "queue 2"]
+    taps = []
+    for stream in ours:
+        taps.append(Tap())
+        stream.entry = taps[-1]  # type: ignore[assignment]
+        for now in range(20):
+            list(stream.send(now * 20 * MS))
+    assert [tap.queues for tap in taps] == [[queue] * 20 for queue in range(3)]
+    for stream, tap in zip(ours, taps, strict=True):
+        for frame in tap.sent:
+            out = neighbour_address(3, Direction.LAN_TO_WAN) + frame[6:] if stream.lane.route else frame
+            assert [other.lane.claims(out) for other in ours] == [other is stream for other in ours]
+
+
+def test_one_queue_is_not_named(tmp_path: Path) -> None:
+    stream, tap = one(probe(), tmp_path)
+    list(stream.send(0))
+    assert (stream.check, tap.queues) == ("in-band lan to wan", [None])

@@ -42,7 +42,7 @@ class Tap:
         self.refused = 0
         self.full = False
 
-    def send(self, frame: bytes) -> None:
+    def send(self, frame: bytes, queue: int | None = None) -> None:
         if self.full:
             self.refused += 1
         else:
@@ -200,3 +200,26 @@ def test_slow_by_overload_is_no_failure_of_the_guest(tmp_path: Path) -> None:
         assert fell(said) is falls
         state = bench.checks.verdict.detectors[bench.stream.latency_check].state
         assert (state is CheckState.FAILING) is falls
+
+
+def test_one_queue_that_is_full_is_an_overload_too(tmp_path: Path) -> None:
+    """Heartbeats of the other queue come back in time, and yet the frames are held back."""
+    load, now = Counters(), 0
+    probe = model.Probe(kind="inband", enter="lan", interval=Duration(20 * MS), misses=2)
+    guest = model.Guest(name="ips1", cpus=2, queues=2, probes=(probe,), hold=Duration(0))
+    checks = Checks(guest, 1, (PAIR,), 7, history=History(), folder=tmp_path, loads={"tap-l": load}, queues=2)
+    taps = [Tap(), Tap()]
+    for stream, tap in zip(checks.streams, taps, strict=True):
+        stream.entry = tap  # type: ignore[assignment]
+    checks.begin(0)
+    for beat in range(20):
+        taps[1].full = beat > 10
+        list(checks.tick(now, lambda: True, dict))
+        for stream, tap in zip(checks.streams, taps, strict=True):
+            for frame in tap.sent:
+                list(checks.frame(now + MS, stream, frame))
+            tap.sent.clear()
+        load.taken, load.came = load.taken + 1000, load.came + 500
+        now += 20 * MS
+    assert checks.overloaded
+    assert load.limits[-1] > 0

@@ -199,7 +199,7 @@ def test_an_order_waits_is_shown_and_cancelled(tmp_path: Path, monkeypatch: pyte
     async def body() -> None:
         await machine.up()
         said = (await ask(machine.socket, "power.order", action="reboot", in_s=600))["result"]["message"]
-        assert "`reboot cancel` withdraws it" in said
+        assert "cancel it with `reboot cancel`" in said
         shown = (await ask(machine.socket, "status.show"))["result"]["power"]
         assert (shown["state"], shown["action"], 590 <= shown["seconds_left"] <= 600) == ("waiting", "reboot", True)
         assert machine.file.exists()
@@ -207,7 +207,7 @@ def test_an_order_waits_is_shown_and_cancelled(tmp_path: Path, monkeypatch: pyte
         assert "replaces the reboot that root ordered" in later
         assert (await ask(machine.socket, "power.cancel"))["result"] == {"message": "poweroff cancelled"}
         assert not machine.file.exists()
-        assert (await ask(machine.socket, "power.cancel"))["error"]["message"] == "no reboot or poweroff is due"
+        assert (await ask(machine.socket, "power.cancel"))["error"]["message"] == "no reboot or poweroff is scheduled"
         assert "in_s" not in (await ask(machine.socket, "power.show"))["result"]
         wrong = await ask(machine.socket, "power.order", action="reboot", in_s=1, at="03:30")
         assert wrong["error"]["message"] == "either `in` or `at`, not both"
