@@ -77,6 +77,11 @@ class Paths:
         return self.state / "transitions.jsonl"
 
     @property
+    def wireguard_key(self) -> Path:
+        """The appliance's private key for WireGuard."""
+        return self.state / "wireguard.key"
+
+    @property
     def setup_offered(self) -> Path:
         """Exists once the serial line has offered the first-boot setup."""
         return self.state / "setup-offered"

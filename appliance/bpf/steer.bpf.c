@@ -37,6 +37,7 @@
 #include "decide.h"
 #include "exits.h"
 #include "losses.h"
+#include "headers.h"
 
 /*
  * Out by the port that the hop has chosen, which need not be the one that the frame travels to; `direction`: the

@@ -67,6 +67,8 @@
 #define RECORD_BYTES 2016      /* at most, of a recorded frame */
 #define MAX_THREADS 4096       /* of all guests, with leases tied to them */
 #define MAX_SHUNTS 65536       /* of one hop, at most */
+#define MAX_IP_DEVICES 512     /* two a side of each hop */
+#define MAX_HEADERS 32768
 
 #define NO_MATCH 0xffffffff
 #define NO_ACCEPT_BIT 255 /* the hop accepts every frame */
@@ -692,5 +694,34 @@ struct scratch {
 	__u16 pad4;
 	__u32 pad5;
 };
+
+/*
+ * A device of a remote whose tunnels carry IP (headers.h): the other end of its pair, or the tunnel. `to`: ifindex of the
+ * one of the two that a packet is sent to; `side`: of both in the segment.
+ */
+struct ip_device {
+	__u32 to;
+	__u16 hop;
+	__u8 side;
+	__u8 pad;
+	__u64 dropped; /* no header was known, or it was no IP without tags */
+};
+
+/* A flow that entered a remote at one side, as in struct parsed; without protocol and ports the last new one between two
+ * ends. */
+struct header_key {
+	__u64 source[2];
+	__u64 destination[2];
+	__u16 ports[2];
+	__u16 hop;
+	__u8 protocol;
+	__u8 side;
+};
+
+/* Addresses of Ethernet. */
+struct header {
+	__u8 destination[6];
+	__u8 source[6];
+} __attribute__((aligned(4)));
 
 #endif

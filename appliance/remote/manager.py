@@ -31,7 +31,7 @@ from appliance.system.namespace import Namespace
 from appliance.system.threads import to_the_end
 from appliance.telemetry.ledger import Ledger
 from appliance.telemetry.subject import Change
-from appliance.tunnel import device, guard, underlay
+from appliance.tunnel import device, guard, secured, underlay
 from appliance.tunnel.plan import plans
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ class RemoteManager:
             "remote", make=self._make, forget=self._forget, removed=self._removed
         )
         self._guarded: tuple[str, str] | None = None  # the device and the expression that are installed
+        self._guarding = asyncio.Lock()
         self.dropped = 0  # packets that the filters of the management port dropped
 
     async def start(self) -> None:
@@ -79,7 +80,11 @@ class RemoteManager:
     async def _make(self, remote: model.Remote) -> Remote:
         folder = self._paths.remotes / remote.name
         folder.mkdir(parents=True, exist_ok=True)
-        place = Place(self._datapath, self._space, folder, self._paths.config.parent, self._clock, self._look_at)
+        paths = self._paths
+        place = Place(
+            self._datapath, self._space, folder, paths.config.parent, self._clock, paths.wireguard_key,
+            self._look_at, self._guard,
+        )  # fmt: skip
         return Remote(remote, self._segment(self._config, remote), place, self._transitions)
 
     @staticmethod
@@ -91,40 +96,56 @@ class RemoteManager:
         return found
 
     async def _remove_others(self) -> None:
-        """Remove tunnels of remotes that are no longer configured."""
-        wanted = {name for remote in self._remotes for name in remote.tunnels.names}
+        """Remove tunnels of remotes that are no longer configured, and what was below them."""
+        wanted = {name for remote in self._remotes for name in remote.tunnels.devices}
         for name in device.existing():
             if name not in wanted:
                 try:
                     await device.remove(name)
                 except UnreachableError as error:
                     log.warning("%s; it is kept", error)
+        below = {remote.tunnels.secured.space for remote in self._remotes if remote.tunnels.secured is not None}
+        for space in secured.existing(self._space):
+            if space not in below:
+                try:
+                    await secured.remove(space)
+                except UnreachableError as error:
+                    log.warning("%s; it is kept", error)
 
     async def run(self, alive: Alive) -> None:
         """Run all remotes until cancelled."""
         async with self._remotes.running() as tasks:
-            tasks.create_task(self._guard(), name="guard of the tunnels")
+            tasks.create_task(self._guard_always(), name="guard of the tunnels")
             while True:
                 alive()
                 self._remotes.look(self._clock())
                 await asyncio.sleep(CHECK_IN_S)
 
+    async def _guard_always(self) -> None:
+        while True:
+            await self._guard()
+            await asyncio.sleep(GUARD_S)
+
     async def _guard(self) -> None:
         """Have the management port drop packets that no tunnel of ours may send, for as long as there are tunnels."""
-        while True:
+        async with self._guarding:
             try:
                 await self._guard_once()
             except BypassError as error:
                 log.warning("forged packets of tunnels are not dropped: %s", error)
                 self._guarded = None
-            await asyncio.sleep(GUARD_S)
 
     async def _guard_once(self) -> None:
-        there = [remote for remote in self._remotes if remote.way.device]
+        clear = (remote for remote in self._remotes if remote.tunnels.secured is None)
+        there = [remote for remote in clear if remote.way.device]
         device_of = next((remote.way.device for remote in there), "")
         found = [plan for remote in there for plan in plans(remote.tunnels.config.tunnel)]
         wanted = (device_of, guard.expression(found)) if found else None
         if wanted != self._guarded or await self._count() is None:
+            if self._space.exists:
+                await device.close_listeners(
+                    self._space, {plan.listener for plan in found if plan.listener is not None}
+                )
             if wanted is None and self._guarded is not None:
                 await run(self._space.command(guard.removal(self._guarded[0])), device.LIMIT_S)
             for words in guard.commands(found, device_of) if wanted is not None else ():

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from appliance.causes import Cause
-from appliance.config.schema import model
+from appliance.config.schema import encapsulations, model
 from appliance.errors import BypassError, GuestError, RefusedError, UnreachableError
 from appliance.health.bypass_latency import Fault
 from appliance.health.inband import make_nonce
@@ -46,7 +46,6 @@ BLAMED_NS = 30_000_000_000
 """How long a remote that returned nothing is bypassed before it is tried again."""
 
 BY_OPERATOR, BY_RETURNED = "operator", "returned traffic"  # vetoes
-_DEFAULT_PROBES: Final = (model.Probe(kind="inband"),)
 
 _CHANGES = {
     HopState.AVAILABLE: Change.REMOTE_AVAILABLE,
@@ -66,14 +65,20 @@ class _Checked(NamedTuple):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a remote belongs. `folder`: its run folder; `config`: that of the configuration, for capture files."""
+    """Where a remote belongs. `folder`: its run folder; `config`: that of the configuration, for capture files.
+
+    `own_key`: the file with the appliance's WireGuard key. `guard`: has forged packets dropped on the way of each
+    remote whose way is known. Never raises.
+    """
 
     datapath: Datapath
     space: Namespace
     folder: Path
     config: Path
     clock: Callable[[], int]
+    own_key: Path
     look: Look
+    guard: Callable[[], Awaitable[None]]
 
 
 class Remote:
@@ -85,7 +90,7 @@ class Remote:
         self.hop = Hop("remote", self.name, place.folder, leases=place.datapath.leases, owner=self, now=place.clock())
         self.tunnels = self._tunnels()
         self.watch: Watch | None = None
-        self._way = WayWatch(self.hop, place.look, place.space)
+        self._way = WayWatch(self.hop)
         self._proved = Proved(place.folder)
         self.restarts = 0
         self._wanted, self._nudge = asyncio.Event(), asyncio.Event()
@@ -95,7 +100,7 @@ class Remote:
 
     def _tunnels(self) -> Tunnels:
         place = self._place
-        return Tunnels(self.config, self._segment.name, self._segment.mtu, place.datapath, place.space)
+        return Tunnels(self.config, self._segment, place.datapath, space=place.space, own_key=place.own_key)
 
     @property
     def state(self) -> HopState:
@@ -268,7 +273,9 @@ class Remote:
         self._rebuild, adopted = False, self.tunnels.adoptable
         self._running = True
         try:
-            self._way.begin(self._place.clock(), await self.tunnels.set_up(self._place.look))
+            self._way.begin(self._place.clock(), await self.tunnels.find_way(self._place.look))
+            await self._place.guard()  # before a packet could come out of the tunnels
+            await self.tunnels.set_up(self.way, self._place.folder)
         except BypassError:
             self._running = False
             raise
@@ -288,7 +295,7 @@ class Remote:
     def _new_watch(self) -> Watch:
         place = self._place
         return Watch(
-            _Checked(self.config.probes or _DEFAULT_PROBES, int(self.config.hold)),
+            _Checked(encapsulations.probes(self.config), int(self.config.hold)),
             self.hop_number,
             (self.tunnels.pair,),
             make_nonce(place.datapath.heartbeat_key(self.name)),
@@ -297,6 +304,7 @@ class Remote:
             folder=place.config,
             space=place.space,
             clock=place.clock,
+            loads=self.tunnels.loads(),
         )
 
     async def _live(self) -> None:
@@ -310,9 +318,10 @@ class Remote:
 
     async def _look(self, now: int) -> None:
         """Look at the way: it explains a failure, and limits the frames."""
-        way = await self._way.look(now, self.config.tunnel)
+        way = await self.tunnels.look(self._place.look)
+        self._way.judge(now, way)
         if self.tunnels.there:
-            self.tunnels.fit(way)
+            await self.tunnels.fit(way)
 
     def _judge_returned(self, now: int) -> None:
         if self.watch is None or self.state not in SERVING:

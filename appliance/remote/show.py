@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 
@@ -30,8 +32,8 @@ def row(remote: Remote, now: int, unsent: dict[str, int] | UnsetType = UNSET) ->
         lease_ms=round(remaining / 1e6, 1),
         lease=milliseconds(remaining) if remaining else "none",
         segment=remote.segment,
-        tunnel=", ".join([tunnel.kind, *options]),
-        far=tunnel.remote,
+        tunnel=", ".join([tunnel.kind, *options]) + (" over WireGuard" if tunnel.wireguard is not None else ""),
+        far=tunnel.far,
         keys=keys(tunnel),
         way="" if remote.watch is None and not remote.way.trouble else remote.way.trouble or "up",
         unsent=unsent,
@@ -61,7 +63,8 @@ def details(
         gateway=way.gateway,
         path_mtu=way.mtu,
         overhead_bytes=encapsulations.overhead(tunnel),
-        secured=encapsulations.KINDS[tunnel.kind].secured,
+        secured=encapsulations.secured(tunnel),
+        wireguard=_wireguard(remote, time.time()),
         dropped_at_port=dropped,
         tunnels=_sides(remote),
         flip_count=remote.hop.history.count,
@@ -75,6 +78,25 @@ def details(
         latency_p50_ms=watch.latency_ms(0.5) if watch is not None else UNSET,
         latency_p99_ms=watch.latency_ms(0.99) if watch is not None else UNSET,
         heartbeats=watch.heartbeats() if watch is not None else UNSET,
+        overload=watch.overload() if watch is not None else UNSET,
+    )
+
+
+def _wireguard(remote: Remote, now: float) -> remotes.Wireguard | UnsetType:
+    config, below = remote.config.tunnel.wireguard, remote.tunnels.secured
+    session = below.session if below is not None else None
+    if config is None or session is None:
+        return UNSET
+    return remotes.Wireguard(
+        public_key=session.public_key,
+        port=config.port,
+        peer_public_key=config.public_key,
+        peer_port=config.peer_port,
+        preshared=bool(config.preshared_key),
+        handshake_s=round(now - session.handshake, 1) if session.handshake else None,
+        received_bytes=session.received,
+        sent_bytes=session.sent,
+        refused=session.refused,
     )
 
 

@@ -7,11 +7,9 @@ The way explains a failure and never causes one: only heartbeats decide about tr
 from __future__ import annotations
 
 from appliance.causes import Cause
-from appliance.config.schema import model
 from appliance.hop.hop import Hop
 from appliance.hop.lifecycle import SERVING
-from appliance.system.namespace import Namespace
-from appliance.tunnel.underlay import Look, Way
+from appliance.tunnel.underlay import Way
 
 LOOK_S = 5.0
 """How often it is looked at while the remote has traffic and nothing is known against it: each look starts three
@@ -21,8 +19,8 @@ programs. In all other cases at each turn."""
 class WayWatch:
     """The way of one remote's packets. `way`: as it was found last."""
 
-    def __init__(self, hop: Hop, look: Look, space: Namespace) -> None:
-        self._hop, self._look, self._space = hop, look, space
+    def __init__(self, hop: Hop) -> None:
+        self._hop = hop
         self.way = Way()
         self._last = 0
 
@@ -34,12 +32,10 @@ class WayWatch:
         """Whether it is time for a look (ns of CLOCK_MONOTONIC)."""
         return self._hop.state not in SERVING or bool(self.way.trouble) or now - self._last >= LOOK_S * 1e9
 
-    async def look(self, now: int, tunnel: model.Tunnel) -> Way:
-        """Look at it, and tell the hop what that explains."""
-        self._last = now
-        self.way = way = await self._look(tunnel, self._space)
+    def judge(self, now: int, way: Way) -> None:
+        """It was looked at: tell the hop what that explains."""
+        self.way, self._last = way, now
         if way.trouble:
             self._hop.explain(Cause.TUNNEL_DOWN, way.trouble)
         elif self._hop.cause is Cause.TUNNEL_DOWN:
             self._hop.explain(Cause.HEARTBEAT_LOST, "the way is there, but no heartbeat comes back from the remote")
-        return way

@@ -28,6 +28,7 @@ from appliance.steering.kernel.attachments import Attachments, First
 from appliance.steering.kernel.copies import Copies
 from appliance.steering.kernel.counters import Counters, DeviceCount, HopCount, RuleCount
 from appliance.steering.kernel.gates import Gates
+from appliance.steering.kernel.ip_devices import IpDevices
 from appliance.steering.kernel.layout import Side, slot
 from appliance.steering.kernel.leases import Leases
 from appliance.steering.kernel.objects import Kernel
@@ -78,6 +79,7 @@ class Datapath:
         self._devices = Attachments(kernel, names, self.attached_program, self._copy_flags, self.heartbeat_key)
         self.gates = Gates(kernel)
         self.shunts = Shunts(kernel)
+        self.ip_devices = IpDevices(kernel, self.hop_id)
         self._loads: dict[int, HopLoad] = {}
         self.copies = Copies(kernel, self._devices.write_devices)
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from appliance.config.schema.encapsulations import accepted
 from appliance.config.schema.model import Config, Group, Guest, Remote, Rule, Shunts
 from appliance.errors import ConfigError, FilterError
 from appliance.filter.classic import asks_for_first_fragments
@@ -255,10 +256,11 @@ def _hops(config: Config, names: Names) -> tuple[dict[str, CompiledHop], tuple[s
     hops: dict[str, CompiledHop] = {}
     for hop in found:
         bit = layout.NO_ACCEPT_BIT
-        if hop.accept.strip():
-            if hop.accept not in accepts:
-                accepts.append(hop.accept)
-            bit = accepts.index(hop.accept)
+        accept = accepted(hop)
+        if accept.strip():
+            if accept not in accepts:
+                accepts.append(accept)
+            bit = accepts.index(accept)
             if bit >= layout.MAX_ACCEPTS:
                 raise ConfigError(
                     f"guest {hop.name}: accept", f"more than {layout.MAX_ACCEPTS} different accept filters"
@@ -267,7 +269,7 @@ def _hops(config: Config, names: Names) -> tuple[dict[str, CompiledHop], tuple[s
         recorded = isinstance(hop, Guest) and hop.recorder.frames > 0
         shunts = hop.shunts if isinstance(hop, Guest) and hop.shunts.max else None
         hops[hop.name] = CompiledHop(
-            hop.name, ids[hop.name], hop.accept, bit, hop.tags, remote, recorded=recorded, shunts=shunts
+            hop.name, ids[hop.name], accept, bit, hop.tags, remote, recorded=recorded, shunts=shunts
         )
     return hops, tuple(accepts)
 

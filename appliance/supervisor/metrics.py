@@ -251,6 +251,12 @@ def _remotes(system: System) -> list[Family]:
     if system.remotes is not None:
         dropped.add(system.remotes.dropped)
     counted = Family("remote_tunnel_packets", "counter", "What the remote's tunnel devices have counted, by kind")
+    limit = Family(
+        "remote_limit_frames", "gauge", "Frames a second that an overloaded remote gets at most; 0 = no limit"
+    )
+    handshake = Family(
+        "remote_handshake_timestamp_seconds", "gauge", "Time of the last WireGuard handshake; 0 = none", "seconds"
+    )
     now = time.monotonic_ns()
     for remote in system.remotes.remotes() if system.remotes is not None else ():
         remaining = remote.hop.lease.remaining(now)
@@ -260,10 +266,15 @@ def _remotes(system: System) -> list[Family]:
         way.add(0 if remote.way.trouble or not remote.way.mtu else 1, remote=remote.name)
         mtu.add(remote.way.mtu, remote=remote.name)
         latency.add(remote.watch.histogram if remote.watch is not None else None, remote=remote.name)
+        for one in remote.watch.overload() if remote.watch is not None else ():
+            limit.add(one.limit_frames_per_s, remote=remote.name, way=one.way)
+        below = remote.tunnels.secured
+        if below is not None:
+            handshake.add(below.session.handshake if below.session is not None else 0, remote=remote.name)
         for side, kinds in remote.tunnels.counters().items():
             for kind, packets in kinds.items():
                 counted.add(packets, remote=remote.name, side=side, kind=kind)
-    return [state, up, lease, way, mtu, latency, counted, dropped]
+    return [state, up, lease, way, mtu, latency, limit, counted, handshake, dropped]
 
 
 def _access(system: System) -> list[Family]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The network namespace of the management port, by name.
+"""A network namespace by name: that of the management port, if no other is named.
 
 It separates the management port from the data path, whatever rules, routes and addresses either has. It outlives
 bypassd, and so do the SSH sessions, the DHCP client and the guests' ports in it. `inside` runs a function on a new
@@ -24,6 +24,7 @@ T = TypeVar("T")
 NAME: Final = "mgmt"
 _CLONE_NEWNET = 0x40000000
 _MS_BIND = 0x1000
+_MNT_DETACH = 2
 
 
 def _call(function: str, *arguments: object) -> None:
@@ -70,8 +71,18 @@ class Namespace:
         except OSError as error:
             errors.append(error)
         if errors:
-            what = f"the network namespace of the management port cannot be created: {errors[0].strerror}"
+            what = f"the network namespace {self.name} cannot be created: {errors[0].strerror}"
             raise UnreachableError(what) from errors[0]
+
+    def remove(self) -> None:
+        """Remove its name, and with it the namespace unless something else is in it. UnreachableError: not possible."""
+        path = self.run / self.name
+        try:
+            if self.exists:
+                _call("umount2", os.fsencode(path), _MNT_DETACH)
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UnreachableError(f"the network namespace {self.name} cannot be removed: {error.strerror}") from error
 
     def command(self, words: list[str]) -> list[str]:
         """The command line that runs `words` in the namespace. `ip netns exec` would hide /sys from the program."""

@@ -88,6 +88,11 @@ def disable_ipv6(ifname: str) -> None:
     set_sysctl(f"ipv6/conf/{ifname}/disable_ipv6", "1")
 
 
+def enable_ipv6(ifname: str) -> None:
+    """Enable IPv6 on a device of a namespace in which it is disabled by default."""
+    set_sysctl(f"ipv6/conf/{ifname}/disable_ipv6", "0")
+
+
 def set_sysctl(name: str, value: str) -> None:
     """Write a setting below /proc/sys/net; does nothing if the kernel has no such setting."""
     path = _SYSCTL / name

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from appliance.config.schema import encapsulations
@@ -16,7 +16,8 @@ from appliance.errors import UnreachableError
 from appliance.system import netdev
 from appliance.system.command import run
 from appliance.system.namespace import Namespace
-from appliance.tunnel.plan import NAME, Plan
+from appliance.tunnel import joint
+from appliance.tunnel.plan import NAME, Listener, Plan, listeners
 
 LIMIT_S = 5.0
 """How long one call of `ip` may take."""
@@ -37,51 +38,79 @@ def mark_of(name: str) -> str:
         return ""
 
 
-async def make(name: str, plan: Plan, space: Namespace) -> None:
+async def make(name: str, plan: Plan, space: Namespace, source: str = "") -> None:
     """Make the device, down, without its mark. UnreachableError: the kernel or the management port refuses.
 
-    `space` is where its outer packets go. A device of this name is removed first.
+    `space` is where its outer packets go, from `source` if the configuration does not say. A device of this name is
+    removed first.
     """
     if not space.exists:
         raise UnreachableError("the management port is not set up yet")
     await remove(name)
+    tunnel = joint.joint(name).tunnel if plan.carries_ip else name
     # What a crash left between the two steps. It fails where nothing is.
-    await run(space.command(["ip", "link", "delete", name]), LIMIT_S)
-    await _ip(space.command(["ip", *plan.creation(name)]), plan)
-    await _ip(space.command(["ip", "link", "set", name, "netns", str(os.getpid())]), plan)
+    await run(space.command(["ip", "link", "delete", tunnel]), LIMIT_S)
+    if plan.listener is not None and plan.listener not in await open_listeners(space):
+        await _ip(space.command(["ip", *plan.listener.words("add")]), plan)
+    await _ip(space.command(["ip", *plan.creation(tunnel, source)]), plan)
+    await _ip(space.command(["ip", "link", "set", tunnel, "netns", str(os.getpid())]), plan)
+    if plan.carries_ip:
+        await joint.make(name)
     try:
-        netdev.disable_ipv6(name)
-        netdev.change_flags(name, netdev.IFF_NOARP)
-        netdev.set_queue_length(name, QUEUE)
+        for device in dict.fromkeys((name, tunnel)):
+            netdev.disable_ipv6(device)
+            netdev.change_flags(device, netdev.IFF_NOARP)
+            netdev.set_queue_length(device, QUEUE)
     except OSError as error:
         raise UnreachableError(f"tunnel {name} cannot be set up: {error.strerror}") from error
+
+
+async def open_listeners(space: Namespace) -> set[Listener]:
+    """The UDP ports at which the kernel takes GRE in this namespace."""
+    _, text = await run(space.command(["ip", "-j", "fou", "show"]), LIMIT_S)
+    return listeners(text)
+
+
+async def close_listeners(space: Namespace, wanted: Collection[Listener]) -> None:
+    """Close those that no tunnel wants any more. UnreachableError: `ip` cannot be run."""
+    for listener in await open_listeners(space) - set(wanted):
+        await run(space.command(["ip", *listener.words("del")]), LIMIT_S)
 
 
 async def finish(name: str, plan: Plan) -> None:
     """Bring the device up and mark it as complete; its frames are taken by the datapath by now."""
     try:
         netdev.change_flags(name, netdev.IFF_UP)
+        if plan.carries_ip:
+            joint.up(name)
     except OSError as error:
         raise UnreachableError(f"tunnel {name} cannot be set up: {error.strerror}") from error
     await _ip(["ip", "link", "set", name, "alias", plan.mark], plan)
 
 
 def fit(name: str, mtu: int) -> None:
-    """Give the device this MTU: longer frames skip the remote, and are counted. UnreachableError: it is refused."""
+    """Give the device, and what is behind it, this MTU: longer frames skip the remote, and are counted.
+
+    UnreachableError: it is refused.
+    """
+    behind = joint.joint(name)
+    there = {known for _, known in socket.if_nameindex()}
     try:
-        if netdev.mtu(name) != mtu:
-            netdev.set_mtu(name, mtu)
+        for device in (behind.tunnel, behind.pair, name):
+            if (device == name or device in there) and netdev.mtu(device) != mtu:
+                netdev.set_mtu(device, mtu)
     except OSError as error:
         raise UnreachableError(f"tunnel {name}: an MTU of {mtu} is refused: {error.strerror}") from error
 
 
 async def remove(name: str) -> None:
-    """Remove the device. Does nothing if there is none; UnreachableError: the kernel refuses."""
-    if name not in [there for _, there in socket.if_nameindex()]:
-        return
-    status, text = await run(["ip", "link", "delete", name], LIMIT_S)
-    if status != 0 and (_SYS / name).exists():
-        raise UnreachableError(f"tunnel {name} cannot be removed: {_line(text)}")
+    """Remove the device, and what is behind it. Does nothing if there is none; UnreachableError: the kernel refuses."""
+    there = {known for _, known in socket.if_nameindex()}
+    for device in (joint.joint(name).tunnel, name):
+        if device in there:
+            status, text = await run(["ip", "link", "delete", device], LIMIT_S)
+            if status != 0 and (_SYS / device).exists():
+                raise UnreachableError(f"tunnel {device} cannot be removed: {_line(text)}")
 
 
 async def _ip(words: Sequence[str], plan: Plan) -> None:

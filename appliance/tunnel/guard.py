@@ -15,13 +15,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from appliance.config.schema import encapsulations
 from appliance.filter import libpcap
 from appliance.tunnel.plan import Plan
 
 Words = list[str]
 PREFERENCE = "3"
 """Behind the filters of logins (1) and of `management.allow` (2), at the same port."""
-_UDP_KEY = 8 + 4  # of the network's number in VXLAN and Geneve, behind the IP header: UDP, then a word
+_UDP = 8
+_UDP_KEY = _UDP + 4  # of the network's number in VXLAN and Geneve, behind the IP header: UDP, then a word
 _GRE_KEY, _GRE_CHECKSUM = 4, 4
 _RETURN, _DROP, _NEXT = 0x06, 2, 0xFFFFFFFF  # BPF_RET | BPF_K; TC_ACT_SHOT; TC_ACT_UNSPEC: the next program decides
 _HAS_CHECKSUM, _HAS_KEY, _HAS_SEQUENCE = 0x8000, 0x2000, 0x1000
@@ -33,18 +35,24 @@ def good(plan: Plan) -> str:
     word, header = ("ip6", 40) if six else ("ip", 20)
     plain = "ip6[6]" if six else "ip[0] & 0xf = 5 and ip[9]"  # the protocol, without options before it
     sender = f"{word} src host {plan.tunnel.remote}"
-    if plan.port:
+    tunnel, gre = plan.tunnel, header
+    if not encapsulations.KINDS[tunnel.kind].gre:
         network = f"{word}[{header + _UDP_KEY}:4] & 0xffffff00 = {plan.key << 8}"
         return f"({sender} and {plain} = 17 and {word}[{header + 2}:2] = {plan.port} and {network})"
-    tunnel = plan.tunnel
+    protocol = "47"
+    if plan.port:
+        gre += _UDP
+        protocol = f"17 and {word}[{header + 2}:2] = {plan.port}"
     flags = _HAS_KEY | _HAS_CHECKSUM * tunnel.checksum | _HAS_SEQUENCE * tunnel.sequence
-    key = f"{word}[{header + _GRE_KEY + _GRE_CHECKSUM * tunnel.checksum}:4] = {plan.key}"
-    return f"({sender} and {plain} = 47 and {word}[{header}:2] & 0xb000 = {flags} and {key})"
+    key = f"{word}[{gre + _GRE_KEY + _GRE_CHECKSUM * tunnel.checksum}:4] = {plan.key}"
+    return f"({sender} and {plain} = {protocol} and {word}[{gre}:2] & 0xb000 = {flags} and {key})"
 
 
 def expression(plans: Sequence[Plan]) -> str:
     """The packets that are dropped; "" where there is no tunnel."""
-    ports = dict.fromkeys(f"udp dst port {plan.port}" if plan.port else "proto 47" for plan in plans)
+    # The kernel also takes GRE that is in no UDP for a tunnel that has it in UDP.
+    gre = ["proto 47"] if any(encapsulations.KINDS[plan.tunnel.kind].gre for plan in plans) else []
+    ports = dict.fromkeys([f"udp dst port {plan.port}" for plan in plans if plan.port] + gre)
     if not ports:
         return ""
     wanted = " or ".join(dict.fromkeys(good(plan) for plan in plans))

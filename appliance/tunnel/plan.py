@@ -8,15 +8,18 @@ no route, address or device in common.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 
 from appliance.config.schema import encapsulations
 from appliance.config.schema.model import Tunnel
+from appliance.tunnel import wireguard
 
 Words = list[str]
 
-NAME = re.compile(r"tr\d+\.\d+[lw]")
+NAME = re.compile(r"t[ru]\d+\.\d+[lw]")
+"""Of hops' devices, and of tunnels behind them (joint.py)."""
 HOPS = "64"
 """Time to live of the outer packets; that of the inner ones must not end a tunnel's."""
 
@@ -41,25 +44,71 @@ class Plan:
         tunnel = self.tunnel
         options = [word for word in ("sequence", "checksum") if getattr(tunnel, word)]
         ends = f"{tunnel.local or 'any'} {tunnel.remote}"
-        return " ".join(["throughwire", tunnel.kind, ends, str(self.key), str(self.port), *options])
+        below = wireguard.mark(tunnel)
+        words = ["throughwire", tunnel.kind, ends, str(self.key), str(self.port), *options, *([below] if below else [])]
+        return " ".join(words)
 
-    def creation(self, name: str) -> Words:
+    @property
+    def carries_ip(self) -> bool:
+        """Whether it is no Ethernet device, so that others have to be between it and the datapath (joint.py)."""
+        return encapsulations.carries_ip(self.tunnel)
+
+    @property
+    def listener(self) -> Listener | None:
+        """What must be open before the device gets packets."""
+        kind = encapsulations.KINDS[self.tunnel.kind]
+        return Listener(self.port, self.version) if kind.gre and kind.port else None
+
+    def creation(self, name: str, source: str = "") -> Words:
         """The arguments of `ip` that make the device, down, in the present namespace.
 
-        The outer packets must not be fragmented: what does not fit is dropped and counted where it would not fit.
+        `source`: our address by the routes, without which the kernel sends no GRE over IPv6. The outer packets must not
+        be fragmented: what does not fit is dropped and counted where it would not fit.
         """
         tunnel, six = self.tunnel, self.version == 6
-        ends = ["remote", tunnel.remote, *(["local", tunnel.local] if tunnel.local else [])]
+        local = tunnel.local or (source if six and encapsulations.KINDS[tunnel.kind].gre else "")
+        ends = ["remote", tunnel.remote, *(["local", local] if local else [])]
         made = ["link", "add", name, "type"]
-        if tunnel.kind == "gre-ethernet":
+        if encapsulations.KINDS[tunnel.kind].gre:
             options = [*(["seq"] if tunnel.sequence else []), *(["csum"] if tunnel.checksum else [])]
+            if self.port:
+                # The source port follows the flow, so that the far end's queues share. IPv6 wants a checksum in UDP.
+                options += ["encap", "fou", "encap-sport", "auto", "encap-dport", str(self.port)]
+                options += ["encap-csum6"] if six else ["noencap-csum"]
             # Without "encaplimit none" every packet has eight bytes more, for an option that routers need not heed.
-            kind = ["ip6gretap", "encaplimit", "none", "hoplimit"] if six else ["gretap", "pmtudisc", "ttl"]
+            which = "" if encapsulations.carries_ip(tunnel) else "tap"
+            kind = [f"ip6gre{which}", "encaplimit", "none", "hoplimit"] if six else [f"gre{which}", "pmtudisc", "ttl"]
             return [*made, *kind, HOPS, *ends, "key", str(self.key), *options]
         whole = [] if six else ["df", "set", "udpcsum" if tunnel.checksum else "noudpcsum"]
         number = ["id", str(self.key), *ends, "dstport", str(self.port), "ttl", HOPS]
         learns = ["nolearning"] if tunnel.kind == "vxlan" else []
         return [*made, tunnel.kind, *number, *learns, *whole]
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A UDP port at which the kernel takes GRE out of UDP, for all tunnels of a namespace. `version`: of IP."""
+
+    port: int
+    version: int
+
+    def words(self, verb: str) -> Words:
+        """The arguments of `ip` that open ("add") or close ("del") it."""
+        return [*(["-6"] if self.version == 6 else []), "fou", verb, "port", str(self.port), *_FOU[verb]]
+
+
+_GRE = "47"  # protocol of IP
+_FOU = {"add": ["ipproto", _GRE], "del": list[str]()}
+
+
+def listeners(text: str) -> set[Listener]:
+    """Those that `ip -j fou show` prints; none where it printed an error instead."""
+    try:
+        found = json.loads(text or "[]")
+    except ValueError:
+        return set()
+    rows = [row for row in found if isinstance(row, dict) and "port" in row] if isinstance(found, list) else []
+    return {Listener(int(row["port"]), 6 if row.get("family") == "inet6" else 4) for row in rows}
 
 
 def plans(tunnel: Tunnel) -> tuple[Plan, Plan]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from appliance.config.schema.model import Tunnel
@@ -47,7 +47,7 @@ def rows(text: str) -> Rows:
 def judge(tunnel: Tunnel, route: Rows, links: Rows, neighbours: Rows, said: str = "") -> Way:
     """The way, from `ip -j route get`, `ip -j link show` and `ip -j neighbour show`. `said`: what the first one said
     when it failed."""
-    far = tunnel.remote
+    far = tunnel.far
     if not route or "dev" not in route[0]:
         return Way(trouble=f"no route to {far}: {said or 'network is unreachable'}")
     first = route[0]
@@ -59,20 +59,16 @@ def judge(tunnel: Tunnel, route: Rows, links: Rows, neighbours: Rows, said: str 
     link = by_name.get(device, {})
     mtu = min(int(link.get("mtu", 0)), *_path_mtu(first))
     way = Way(device, gateway, source, mtu)
-    if tunnel.local and tunnel.local != source and source:
-        return _with(way, f"the routes say {source}, and the tunnel has local = {tunnel.local}")
+    if tunnel.local and tunnel.wireguard is None and tunnel.local != source and source:
+        return replace(way, trouble=f"the routes say {source}, and the tunnel has local = {tunnel.local}")
     down = next((name for name, row in by_name.items() if _carries(name, row, device) and not _up(row)), "")
     if down or not link:
-        return _with(way, f"{down or device} has no link")
+        return replace(way, trouble=f"{down or device} has no link")
     next_one = gateway or far
     states = {str(state) for row in neighbours if row.get("dst") == next_one for state in row.get("state", [])}
     if states & {"FAILED", "INCOMPLETE"}:
-        return _with(way, f"{next_one} does not answer on {device}")
+        return replace(way, trouble=f"{next_one} does not answer on {device}")
     return way
-
-
-def _with(way: Way, trouble: str) -> Way:
-    return Way(way.device, way.gateway, way.source, way.mtu, trouble)
 
 
 def _path_mtu(route: dict[str, Any]) -> list[int]:
@@ -98,11 +94,11 @@ async def look(tunnel: Tunnel, space: Namespace) -> Way:
     if not space.exists:
         return Way(trouble="the management port is not set up")
     try:
-        source = ["from", tunnel.local] if tunnel.local else []
-        said = await _ask(space, ["route", "get", tunnel.remote, *source])
+        source = ["from", tunnel.local] if tunnel.local and tunnel.wireguard is None else []
+        said = await _ask(space, ["route", "get", tunnel.far, *source])
         route = rows(said)
         links = rows(await _ask(space, ["link", "show"]))
-        next_one = str(route[0].get("gateway", tunnel.remote)) if route else tunnel.remote
+        next_one = str(route[0].get("gateway", tunnel.far)) if route else tunnel.far
         neighbours = rows(await _ask(space, ["neighbour", "show", "to", next_one]))
     except UnreachableError as error:
         return Way(trouble=str(error))

@@ -37,6 +37,7 @@ PACKAGES = (
     "python3",
     "qemu-utils",
     "udev",
+    "wireguard-tools",
 )
 TARGET_PYTHON = "3.13"
 SITE = "usr/lib/python3/dist-packages"  # where Debian's Python looks; Buildroot's has its own

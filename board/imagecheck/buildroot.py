@@ -30,6 +30,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "BR2_TARGET_GRUB2_INSTALL_TOOLS": ("grub-editenv",),
     "BR2_PACKAGE_UTIL_LINUX_BINARIES": ("sfdisk",),
     "BR2_PACKAGE_UTIL_LINUX_PARTX": ("partx",),
+    "BR2_PACKAGE_WIREGUARD_TOOLS": ("wg",),
 }
 """Option -> programs that are in the image with it. Everything else must be an applet of busybox."""
 

@@ -68,6 +68,12 @@ def _ago(milliseconds: Any) -> str:
     return f"{milliseconds:.0f} ms ago" if milliseconds < 10_000 else f"{duration(milliseconds / 1000)} ago"
 
 
+def limited(data: Row, style: Style = PLAIN) -> list[str]:
+    """The directions in which the hop was overloaded, if there is one."""
+    found = [row for row in rows_of(data.get("overload") or []) if row.get("carries_frames_per_s")]
+    return [_overload({"overload": found}, style)] if found else []
+
+
 def one(data: Any, style: Style = PLAIN) -> str:
     """State and cause, each check with its evidence, the newest state changes, and how fast it was bypassed so far.
 
@@ -95,9 +101,7 @@ def one(data: Any, style: Style = PLAIN) -> str:
         blocks.append(changes({"flips": flips[-FLIPS:]}, style))
     tables = (("bypass", bypass), ("heartbeats", streams), ("queues", queues))
     blocks += [view(data, style) for key, view in tables if data.get(key)]
-    limited = [row for row in rows_of(data.get("overload") or []) if row.get("carries_frames_per_s")]
-    if limited:
-        blocks.append(_overload({"overload": limited}, style))
+    blocks += limited(data, style)
     if runs and isinstance(agent, dict):
         blocks.append(about("agent", agent, style))
     events = data.get("qmp_events")

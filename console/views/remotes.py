@@ -9,9 +9,10 @@ from console.render import PLAIN, Row, Style, generic, pairs
 from console.views import guests
 from console.views.common import by_cause, columns_of, known
 
-_INNER = frozenset(
-    {"checks", "flips", "bypass", "heartbeats", "tunnels", "unsent", "lease_ms", "flip_count", "lease_renewals"}
-)
+_INNER = frozenset({
+    "checks", "flips", "bypass", "heartbeats", "tunnels", "wireguard", "overload", "unsent", "lease_ms", "flip_count",
+    "lease_renewals",
+})  # fmt: skip
 
 
 def _counted(row: Row) -> Row:
@@ -26,6 +27,14 @@ def _counted(row: Row) -> Row:
         "port": row.get("port") or "",
         "others": ", ".join(f"{key} {value}" for key, value in left.items()),
     }
+
+
+def _wireguard(row: Row) -> Row:
+    """With the words that it has to be told from the rest of the page by."""
+    since = row.get("handshake_s")
+    handshake = "none yet" if since is None else f"{since:g} s ago"
+    shown = {key: value for key, value in row.items() if key != "handshake_s"}
+    return {"WireGuard": f"last handshake: {handshake}", **shown}
 
 
 _tunnels = columns_of("tunnels", "", [
@@ -43,13 +52,16 @@ def one(data: Any, style: Style = PLAIN) -> str:
         head["frames not taken"] = by_cause(data["unsent"])
     checks = guests.checks(data, style) if data.get("checks") else "no checks: its tunnels have not been set up yet"
     blocks = [pairs(known(head), style), checks]
+    if data.get("wireguard"):
+        blocks.append(pairs(_wireguard(data["wireguard"]), style))
     if data.get("tunnels"):
         blocks.append(_tunnels(data, style))
     flips = data.get("flips")
     if isinstance(flips, list) and flips:
         blocks.append(guests.changes({"flips": flips[-guests.FLIPS :]}, style))
     views = (("bypass", guests.bypass), ("heartbeats", guests.streams))
-    return "\n\n".join([*blocks, *(view(data, style) for key, view in views if data.get(key))])
+    blocks += [view(data, style) for key, view in views if data.get(key)]
+    return "\n\n".join([*blocks, *guests.limited(data, style)])
 
 
 table_of_all = columns_of("remotes", "no remotes are configured", [

@@ -29,13 +29,13 @@ from simulator import netns
 
 from appliance.api.schema.remotes import RemoteDetails
 from console.client import RemoteError
+from tests.support import far_end
+from tests.support.far_end import FAR4, FAR6, KINDS, LAN_KEY, OUR4, OUR6, WAN_KEY
 from tests.support.live import Live, during
 from tests.support.wire import ETH_NUMBERED, LAN_MAC, WAN_MAC, Wire
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
-OUR4, FAR4, OUR6, FAR6 = "192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"
-LAN_KEY, WAN_KEY = 17, 18
 DROP_ALL = "1,6 0 0 2"  # one instruction of classic BPF for tc: return TC_ACT_SHOT
 DROP_NUMBERED = f"4,40 0 0 12,21 0 1 {ETH_NUMBERED},6 0 0 2,6 0 0 4294967295"  # by Ethernet type; else TC_ACT_UNSPEC
 SIZE = 8 << 20
@@ -70,36 +70,13 @@ name = "all"
 path = ["dpi"]
 """
 
-KINDS = {
-    "gre4": ('kind = "gre-ethernet", remote = "192.0.2.2", local = "192.0.2.1"', "gretap", (FAR4, OUR4)),
-    "gre4-options": (
-        'kind = "gre-ethernet", remote = "192.0.2.2", sequence = true, checksum = true',
-        "gretap seq csum",
-        (FAR4, OUR4),
-    ),
-    "gre6": ('kind = "gre-ethernet", remote = "2001:db8::2"', "ip6gretap encaplimit none", (FAR6, OUR6)),
-    "vxlan4": ('kind = "vxlan", remote = "192.0.2.2"', "vxlan dstport 4789", (FAR4, OUR4)),
-    "vxlan6": ('kind = "vxlan", remote = "2001:db8::2"', "vxlan dstport 4789", (FAR6, OUR6)),
-    "geneve4": ('kind = "geneve", remote = "192.0.2.2"', "geneve", (FAR4, OUR4)),
-    "geneve6": ('kind = "geneve", remote = "2001:db8::2"', "geneve", (FAR6, OUR6)),
-}
-
-
-def tunnel_words(kind: str, key: int) -> list[str]:
-    """The arguments with which a plain Linux machine makes its end of a tunnel."""
-    _, words, (near, far) = KINDS[kind]
-    which, *options = words.split()
-    if "gre" in which:
-        return ["type", which, "local", near, "remote", far, "key", str(key), *options]
-    return ["type", which, "id", str(key), "remote", far, *options]
-
 
 def need_kind(kind: str) -> None:
     """Skip, by name, what this kernel does not have."""
-    words = " ".join(["ip", "link", "add", "tried0", *tunnel_words(kind, 1)])
+    words = " ".join(["ip", "link", "add", "tried0", *far_end.device(kind, 1)])
     done = subprocess.run(["unshare", "-n", "sh", "-c", words], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        pytest.skip(f"this kernel has no tunnel device {KINDS[kind][1].split()[0]}: {done.stderr.strip()}")
+        pytest.skip(f"this kernel has no tunnel device {KINDS[kind].device.split()[0]}: {done.stderr.strip()}")
 
 
 class Underlay:
@@ -139,30 +116,27 @@ class Underlay:
     def join(self, kind: str, *, lan: int = LAN_KEY, wan: int = WAN_KEY, ports: tuple[int, int] | None = None) -> None:
         """The far end: two tunnels and a bridge, by the commands of appliance/remote/README.md."""
         self.part()
-        self._far("link add joint type bridge forward_delay 0 mcast_snooping 0")
-        for number, (side, key) in enumerate((("lan", lan), ("wan", wan))):
-            words = tunnel_words(kind, key)
-            if ports is not None:
-                words[words.index("dstport") + 1] = str(ports[number])
-            self._far(f"link add far-{side} mtu 1500 {' '.join(words)}")
-            self._far(f"link set far-{side} master joint up")
-        self._far("link set joint up")
+        space = ["ip", "netns", "exec", self.far]
+        for words in far_end.opened(kind):
+            subprocess.run([*space, *words], check=False, capture_output=True)  # it may be open
+        for words in far_end.joined(kind, lan=lan, wan=wan, ports=ports):
+            netns.run(*space, *words)
 
     def part(self) -> None:
         """No tunnels at the far end."""
-        for device in ("far-lan", "far-wan", "joint"):
+        for device in far_end.DEVICES:
             subprocess.run(["ip", "-n", self.far, "link", "delete", device], check=False, capture_output=True)
 
     def _far(self, line: str) -> None:
         netns.run("ip", "-n", self.far, *line.split())
 
     @contextlib.contextmanager
-    def cut(self) -> Iterator[None]:
-        """No packet crosses the cable, although both its ends have a link."""
+    def cut(self, *ways: str) -> Iterator[None]:
+        """No packet crosses the cable these ways of the far end (none named: both), although both ends have a link."""
         tc = ["tc", "-n", self.far]
         netns.run(*tc, "qdisc", "add", "dev", "up0", "clsact")
         try:
-            for way in ("ingress", "egress"):
+            for way in ways or ("ingress", "egress"):
                 netns.run(*tc, *f"filter add dev up0 {way} protocol all bpf direct-action bytecode".split(), DROP_ALL)
             yield
         finally:
@@ -199,7 +173,7 @@ class Site:
 @contextlib.contextmanager
 def site(bpf_object: Path, root: Path, kind: str, timeout: str = "0s") -> Iterator[Site]:
     need_kind(kind)
-    config = CONFIG.format(tunnel=KINDS[kind][0], lan=LAN_KEY, wan=WAN_KEY, timeout=timeout)
+    config = CONFIG.format(tunnel=KINDS[kind].toml, lan=LAN_KEY, wan=WAN_KEY, timeout=timeout)
     with Wire() as wire:
         live = Live(wire, root, bpf_object, config)
         with Underlay(root, wire.box) as underlay:
@@ -466,6 +440,76 @@ def test_green_health_without_returned_frames_is_a_fault(vxlan: Site) -> None:
     vxlan.reach("available")
 
 
+def flood(made: Site, frames: int, pause_s: float, ended: threading.Event) -> None:
+    """Long numbered frames from the LAN host, in bursts, until told to end."""
+    opened = netns.enter(made.live.wire.lan, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+    frame = WAN_MAC + LAN_MAC + struct.pack("!HQ", ETH_NUMBERED, 7) + bytes(976)
+    with opened:
+        opened.bind(("eth0", 0))
+        while not ended.wait(pause_s):
+            for _ in range(frames):
+                opened.send(frame)
+
+
+def test_more_than_it_carries_is_an_overload_and_the_excess_goes_straight(vxlan: Site) -> None:
+    """The way back carries a tenth of the flood: the remote keeps what it carries, as an overloaded guest does."""
+    seen, ended = len(moves_of(vxlan)), threading.Event()
+    excess = vxlan.live.call("counters.show")["rules"]["all"]["excess"]
+    thread = threading.Thread(target=flood, args=(vxlan, 100, 0.02, ended))
+    netns.run(*f"tc -n {vxlan.underlay.far} qdisc add dev up0 root tbf rate 4mbit burst 4kb limit 100kb".split())
+    try:
+        thread.start()
+        vxlan.reach("overloaded")
+        vxlan.live.until(
+            lambda: vxlan.live.call("counters.show")["rules"]["all"]["excess"] > excess + 1000, "held back"
+        )
+        assert [way["way"] for way in vxlan.shown()["overload"] if way["limit_frames_per_s"]] == ["lan to wan"]
+    finally:
+        ended.set()
+        thread.join()
+        netns.run(*f"tc -n {vxlan.underlay.far} qdisc delete dev up0 root".split())
+    assert moves_of(vxlan)[seen:][0] == ("overloaded", "overloaded")
+    vxlan.live.wire.renew()
+    vxlan.reach("available")
+
+
+def test_a_way_that_flaps_is_bypassed_each_time_and_its_falls_are_counted(vxlan: Site) -> None:
+    before = vxlan.shown()["flip_count"]
+    for _ in range(3):
+        with vxlan.underlay.cut():
+            vxlan.reach("suspect")
+            assert frames_straight(vxlan)
+        vxlan.reach("available")
+    assert vxlan.shown()["flip_count"] >= before + 3
+
+
+def test_a_way_that_is_cut_in_one_direction_is_bypassed(vxlan: Site) -> None:
+    """Frames that still arrive at the far end and never come back."""
+    with vxlan.underlay.cut("egress"):
+        assert vxlan.reach("suspect") < FAULT_S
+        assert frames_straight(vxlan)
+    vxlan.reach("available")
+
+
+def test_no_frame_of_the_underlay_reaches_a_service_or_the_link(vxlan: Site) -> None:
+    """What comes out of a tunnel goes to the datapath alone: an address of the appliance answers nothing in it.
+
+    Nor does the link reach the network of the tunnels.
+    """
+    bridge = ["ip", "-n", vxlan.underlay.far]
+    netns.run(*bridge, *["address", "add", "198.51.100.77/24", "dev", "joint"])
+    netns.run("ip", "-n", vxlan.live.wire.box, *["address", "add", "198.51.100.78/24", "dev", "lo"])
+    try:
+        ping = ["ip", "netns", "exec", vxlan.underlay.far, "ping", "-c", "2", "-W", "1", "198.51.100.78"]
+        assert subprocess.run(ping, check=False, capture_output=True).returncode == 1
+        routes = netns.run("ip", "-n", vxlan.live.wire.box, "route", "show", "table", "main")
+        assert "192.0.2." not in routes
+    finally:
+        netns.run(*bridge, *["address", "delete", "198.51.100.77/24", "dev", "joint"])
+        netns.run("ip", "-n", vxlan.live.wire.box, *["address", "delete", "198.51.100.78/24", "dev", "lo"])
+    assert vxlan.shown()["state"] == "available"
+
+
 def change(live: Live, edit: Callable[[str], str]) -> Any:
     """Commit another configuration."""
     live.call("config.edit")
@@ -540,7 +584,7 @@ def test_a_way_that_becomes_narrow_lets_long_frames_skip_the_remote(vxlan: Site)
 def test_one_network_with_two_ports(bpf_object: Path, tmp_path: Path) -> None:
     """One VNI; the sides are told apart by their UDP ports."""
     need_kind("vxlan4")
-    tunnel = KINDS["vxlan4"][0] + ", lan_port = 4789, wan_port = 4790"
+    tunnel = KINDS["vxlan4"].toml + ", lan_port = 4789, wan_port = 4790"
     config = CONFIG.format(tunnel=tunnel, lan=LAN_KEY, wan=LAN_KEY, timeout="0s")
     with Wire() as wire:
         live = Live(wire, tmp_path, bpf_object, config)

@@ -8,7 +8,7 @@ from typing import Annotated
 from msgspec import UNSET, Meta, UnsetType
 
 from appliance.api.schema.base import Answer, Cause, Detail, Ms
-from appliance.api.schema.guests import Bypassed, Check, Flip, Heartbeats, State
+from appliance.api.schema.guests import Bypassed, Check, Flip, Heartbeats, Overload, State
 
 
 class Remote(Answer, kw_only=True):
@@ -43,6 +43,21 @@ class TunnelSide(Answer):
     counters: dict[str, int]
 
 
+class Wireguard(Answer):
+    """WireGuard below the tunnels. `public_key`: ours, which the far end must know. `handshake_s`: since the last one;
+    none: there was none. `refused`: packets inside from another address than the far end's."""
+
+    public_key: str
+    port: int
+    peer_public_key: str
+    peer_port: int
+    preshared: bool
+    handshake_s: float | None
+    received_bytes: int
+    sent_bytes: int
+    refused: int
+
+
 class RemoteDetails(Remote, kw_only=True):
     """A remote with the evidence. `source`, `device`, `path_mtu`: of the outer packets. `dropped_at_port`: packets that
     the filters of the management port dropped: of no tunnel's far end and key, or of networks that may not log in."""
@@ -53,6 +68,7 @@ class RemoteDetails(Remote, kw_only=True):
     path_mtu: int | UnsetType = UNSET
     overhead_bytes: int | UnsetType = UNSET
     secured: str | UnsetType = UNSET
+    wireguard: Wireguard | UnsetType = UNSET
     dropped_at_port: int | UnsetType = UNSET
     tunnels: list[TunnelSide] | UnsetType = UNSET
     flip_count: int | UnsetType = UNSET
@@ -63,3 +79,4 @@ class RemoteDetails(Remote, kw_only=True):
     latency_p50_ms: Ms | UnsetType | None = UNSET
     latency_p99_ms: Ms | UnsetType | None = UNSET
     heartbeats: list[Heartbeats] | UnsetType = UNSET
+    overload: list[Overload] | UnsetType = UNSET

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from appliance.config.schema.encapsulations import accepted
 from appliance.config.schema.model import Config, Rule
 from appliance.errors import FilterError
 
@@ -58,7 +59,7 @@ def never(config: Config) -> Iterator[Finding]:
         yield Finding("note", "rule", text)
     for table, hops in (("guest", config.guest), ("remote", config.remote)):
         for hop in hops:
-            accept = compiled(hop.accept)
+            accept = compiled(accepted(hop))
             if accept is not None and reach.unreachable([accept]).hidden:
                 yield Finding("warning", f"{table} {hop.name}: accept", "matches no frame: the guest gets no traffic")
 

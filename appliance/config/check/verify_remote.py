@@ -7,10 +7,11 @@ import ipaddress
 from collections.abc import Iterator
 
 from appliance.config.check.finding import Finding
+from appliance.config.check.unreachable_rules import Finding as Remark
 from appliance.config.check.verify_access import interface
 from appliance.config.check.verify_probe import MANAGEMENT
 from appliance.config.schema import encapsulations, limits
-from appliance.config.schema.model import Config, Management, Remote, Tunnel
+from appliance.config.schema.model import Config, Management, Remote, Tunnel, Wireguard
 from appliance.config.schema.served import segments_of
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -28,15 +29,30 @@ def findings(config: Config) -> Iterator[Finding]:
         where = f"remote {remote.name}"
         bad_address = False
         for key, what in _addresses(remote.tunnel, config.management):
-            bad_address = bad_address or key == "remote"
-            yield Finding(f"{where}: tunnel: {key}", ("remote", index, "tunnel", key), what)
+            bad_address = bad_address or key in ("remote", "peer")
+            names = ("tunnel", "wireguard", key) if key in ("peer", "address") else ("tunnel", key)
+            yield Finding(f"{where}: {': '.join(names)}", ("remote", index, *names), what)
         for key, what in _options(remote.tunnel):
             yield Finding(f"{where}: tunnel: {key}", ("remote", index, "tunnel", key), what)
+        if remote.tunnel.wireguard is not None:
+            for key, what in _wireguard(remote.name, remote.tunnel.wireguard, udp):
+                yield Finding(f"{where}: tunnel: wireguard: {key}", ("remote", index, "tunnel", "wireguard", key), what)
         if address(remote.tunnel.remote) is not None:
             for key, what in _overlaps(remote, taken, udp):
                 yield Finding(f"{where}: tunnel: {key}", ("remote", index, "tunnel", key), what)
         for key, what in (*_segment(config, remote, fits=not bad_address), *_probes(config, remote)):
             yield Finding(f"{where}: {key}", ("remote", index, key), what)
+
+
+def remarks(config: Config) -> Iterator[Remark]:
+    """What is right, and may surprise."""
+    for remote in config.remote:
+        where = f"remote {remote.name}: tunnel"
+        if encapsulations.secured(remote.tunnel) == "no":
+            what = "its packets are not encrypted, and whoever can send with its addresses and keys reaches the link"
+            yield Remark("note", where, f"{what}: add wireguard, or use a network that nobody else reaches")
+        if encapsulations.carries_ip(remote.tunnel):
+            yield Remark("note", where, "it carries IP: frames with a tag, and those that are no IP, skip the remote")
 
 
 def address(text: str) -> Address | None:
@@ -55,25 +71,31 @@ def address_trouble(text: str) -> str:
 
 
 def _addresses(tunnel: Tunnel, management: Management) -> Iterator[Fault]:
-    far = address(tunnel.remote)
+    if tunnel.wireguard is None:
+        yield from _in_the_clear(tunnel, management)
+        return
+    yield from _reachable(tunnel.wireguard.peer, "peer", "", management)
+    far, own = address(tunnel.remote), address(tunnel.wireguard.address)
     if far is None:
         yield "remote", address_trouble(tunnel.remote)
+    if own is None:
+        yield "address", address_trouble(tunnel.wireguard.address)
+    elif far is not None and own.version != far.version:
+        yield "address", f"{own} is IPv{own.version} and the far end IPv{far.version}: a tunnel has one of them"
+    elif far == own:
+        yield "address", f"{own} is the far end's address: both need one of their own inside"
+    if tunnel.local:
+        yield "local", "it is the address of WireGuard: leave it out"
+
+
+def _in_the_clear(tunnel: Tunnel, management: Management) -> Iterator[Fault]:
+    yield from _reachable(tunnel.remote, "remote", tunnel.local, management)
+    far = address(tunnel.remote)
+    if far is None or not tunnel.local:
         return
-    key, via = ("address", "gateway") if far.version == 4 else ("address6", "gateway6")
+    key = "address" if far.version == 4 else "address6"
     text: str = getattr(management, key)
-    if not text:
-        what = f"{far} is IPv{far.version}, and the management port has no such address: set management {key}"
-        yield "remote", what
-        return
-    known, _ = interface(text, far.version) if text != "dhcp" else (None, "")
-    own = [tunnel.local] if tunnel.local else []
-    own += [str(known.ip)] if known is not None else []
-    if str(far) in own:
-        yield "remote", f"{far} is the address of the appliance itself: a tunnel to itself carries nothing anywhere"
-    elif known is not None and far not in known.network and not getattr(management, via):
-        yield "remote", f"{far} is not in {known.network}, and no gateway leads there: set management {via}"
-    if not tunnel.local:
-        return
+    known, _ = interface(text, far.version) if text not in ("", "dhcp") else (None, "")
     near = address(tunnel.local)
     if near is None:
         yield "local", address_trouble(tunnel.local)
@@ -83,6 +105,40 @@ def _addresses(tunnel: Tunnel, management: Management) -> Iterator[Fault]:
         yield "local", "the kernel's Geneve has no local address: leave it out, the routes choose it"
     elif known is not None and near != known.ip:
         yield "local", f"{near} is not the address of the management port, which is {known.ip}: leave it out"
+
+
+def _reachable(text: str, name: str, local: str, management: Management) -> Iterator[Fault]:
+    """Whether the management port can lead to an address, that of the key `name`."""
+    far = address(text)
+    if far is None:
+        yield name, address_trouble(text)
+        return
+    key, via = ("address", "gateway") if far.version == 4 else ("address6", "gateway6")
+    ours: str = getattr(management, key)
+    if not ours:
+        what = f"{far} is IPv{far.version}, and the management port has no such address: set management {key}"
+        yield name, what
+        return
+    known, _ = interface(ours, far.version) if ours != "dhcp" else (None, "")
+    own = [local] if local else []
+    own += [str(known.ip)] if known is not None else []
+    if str(far) in own:
+        yield name, f"{far} is the address of the appliance itself: a tunnel to itself carries nothing anywhere"
+    elif known is not None and far not in known.network and not getattr(management, via):
+        yield name, f"{far} is not in {known.network}, and no gateway leads there: set management {via}"
+
+
+def _wireguard(name: str, wireguard: Wireguard, udp: dict[int, tuple[str, str]]) -> Iterator[Fault]:
+    """Its keys, and its UDP port, which is its own."""
+    if not encapsulations.WIREGUARD_KEY.fullmatch(wireguard.public_key):
+        yield "public_key", "it is no key: `wg pubkey` prints 44 characters"
+    if wireguard.preshared_key and not encapsulations.WIREGUARD_KEY.fullmatch(wireguard.preshared_key):
+        yield "preshared_key", "it is no key: `wg genpsk` prints 44 characters"
+    if wireguard.private_key_file and not wireguard.private_key_file.startswith("/"):
+        yield "private_key_file", f'"{wireguard.private_key_file}" is not a whole path'
+    kind, first = udp.setdefault(wireguard.port, ("WireGuard", name))
+    if first != name:
+        yield "port", f"UDP port {wireguard.port} is already used for {kind} by remote {first}"
 
 
 def _options(tunnel: Tunnel) -> Iterator[Fault]:
@@ -95,7 +151,7 @@ def _options(tunnel: Tunnel) -> Iterator[Fault]:
         for key in ("lan_port", "wan_port"):
             if getattr(tunnel, key):
                 yield key, f"{tunnel.kind} has no ports: leave it out"
-    elif tunnel.sequence:
+    if tunnel.sequence and not kind.gre:
         yield "sequence", f"only GRE numbers its packets, not {tunnel.kind}"
 
 
@@ -104,17 +160,20 @@ def _overlaps(remote: Remote, taken: dict[tuple[object, ...], str], udp: dict[in
     tunnel = remote.tunnel
     lan, wan = encapsulations.claims(tunnel)
     if lan == wan:
-        more = " or ports" if encapsulations.KINDS[tunnel.kind].port else ""
+        kind = encapsulations.KINDS[tunnel.kind]
+        more = " or ports" if kind.port and not kind.gre else ""
         yield "wan_key", f"the two sides cannot be told apart: give them different keys{more}"
         return
+    if tunnel.wireguard is not None:
+        return  # in a namespace of their own
     for side, claim, port in zip(("lan", "wan"), (lan, wan), encapsulations.ports(tunnel), strict=True):
         owner = taken.setdefault(claim, remote.name)
         if owner != remote.name:
-            port_too = f" on port {port}" if port else ""
+            port_too = f" on port {claim[2]}" if claim[2] else ""
             yield f"{side}_key", f"{claim[-1]}{port_too} is already a key of remote {owner}: frames would be mixed up"
-        kind, first = udp.setdefault(port, (tunnel.kind, remote.name)) if port else (tunnel.kind, "")
-        if kind != tunnel.kind:
-            yield f"{side}_port", f"UDP port {port} is already used for {kind} by remote {first}"
+        use, first = udp.setdefault(port, (tunnel.kind, remote.name)) if port else (tunnel.kind, "")
+        if use != tunnel.kind:
+            yield f"{side}_port", f"UDP port {port} is already used for {use} by remote {first}"
 
 
 def _segment(config: Config, remote: Remote, *, fits: bool) -> Iterator[Fault]:
@@ -153,15 +212,20 @@ def misfit(tunnel: Tunnel, mtu: int, outer: int) -> str:
     need = encapsulations.outer_mtu(tunnel, mtu)
     if need <= outer:
         return ""
-    frame = mtu + encapsulations.FRAME_BEYOND_MTU
-    what = f"a frame of {frame} bytes becomes a packet of {need} in the tunnel, and the management port carries {outer}"
+    whole = mtu + encapsulations.beyond_mtu(tunnel)
+    kind = "packet" if encapsulations.carries_ip(tunnel) else "frame"
+    what = (
+        f"a {kind} of {whole} bytes becomes a packet of {need} in the tunnel, and the management port carries {outer}"
+    )
     if need > limits.MAX_MTU:
         return f"{what}; no port carries more than {limits.MAX_MTU}: give the segment a smaller mtu"
     return f"{what}: set management mtu to {need} or more, and let everything on the way carry it"
 
 
 def _probes(config: Config, remote: Remote) -> Iterator[Fault]:
-    kinds = {probe.kind for probe in remote.probes}
+    kinds, carries_ip = {probe.kind for probe in remote.probes}, encapsulations.carries_ip(remote.tunnel)
+    if remote.tags and carries_ip:
+        yield "tags", "its tunnel carries IP and no tags: leave it out"
     if "negative" in kinds and "inband" not in kinds:
         yield "probes", "a negative heartbeat alone proves nothing (a dead remote blocks all): add an inband probe"
     if remote.probes and not kinds & {"inband"}:
@@ -171,7 +235,10 @@ def _probes(config: Config, remote: Remote) -> Iterator[Fault]:
     for number, probe in enumerate(remote.probes, 1):
         if probe.kind not in PROBES:
             yield "probes", f"{number}: a remote has no probes of kind {probe.kind}; it can have: {', '.join(PROBES)}"
-        if probe.routed is not None:
+        if probe.routed is not None and not carries_ip:
             yield "probes", f"{number}: routed heartbeats need the addresses of a guest's ports: leave out routed"
+        if carries_ip and (probe.frame or probe.kind == "negative"):
+            what = "its tunnel carries IP and no frames"
+            yield "probes", f"{number}: {what}: of in-band probes it can have those without frame"
         if probe.via == MANAGEMENT and not (config.management.address or config.management.address6):
             yield "probes", f"{number}: the management port has no address to send probes from"

@@ -7,14 +7,27 @@ appliance/remote/README.md has the same as a table (tests/unit/remote/test_encap
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Final, NamedTuple
 
-from appliance.config.schema.model import Tunnel
+import msgspec
+
+from appliance.config.schema.model import Guest, Probe, Remote, Routed, Tunnel
 
 ETHERNET_MTU = 1500
 FRAME_BEYOND_MTU = 18
 """Bytes that a frame may have beyond its segment's MTU: Ethernet header and one tag."""
+WIREGUARD_KEY: Final = re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
+"""32 bytes in base64: a public, private or pre-shared key."""
+ONLY_IP = "ip or ip6"
+"""The frames that a tunnel of IP can carry: without a tag, because on return nobody could tell the VLANs apart."""
 IPV4_HEADER, IPV6_HEADER = 20, 40
+WIREGUARD_HEADER = 8 + 16 + 16
+"""UDP, type with receiver and counter, authentication tag. What pads a packet to 16 bytes never exceeds the MTU."""
+
+
+HEARTBEATS: Final = Routed("198.18.0.1", "198.18.0.2")
+"""Between which addresses heartbeats go through a tunnel of IP: of RFC 2544, which no network routes."""
 
 
 class Encapsulation(NamedTuple):
@@ -30,11 +43,20 @@ class Encapsulation(NamedTuple):
     port: int  # of UDP; 0: not over UDP
     secured: str
     needs: dict[int, str]
+    gre: bool = False  # numbers and sums its packets, and the kernel finds the device by addresses and key
 
 
 KINDS: Final[dict[str, Encapsulation]] = {
     # RFC 2784 and 2890: four bytes, and four for the key, without which the sides could not be told apart
-    "gre-ethernet": Encapsulation("Ethernet", 8, 0, 0xFFFFFFFF, 0, "no", {4: "CONFIG_NET_IPGRE", 6: "CONFIG_IPV6_GRE"}),
+    "gre-ethernet": Encapsulation(
+        "Ethernet", 8, 0, 0xFFFFFFFF, 0, "no", {4: "CONFIG_NET_IPGRE", 6: "CONFIG_IPV6_GRE"}, gre=True
+    ),
+    # The same with packets of IP in place of frames
+    "gre-ip": Encapsulation("IP", 8, 0, 0xFFFFFFFF, 0, "no", {4: "CONFIG_NET_IPGRE", 6: "CONFIG_IPV6_GRE"}, gre=True),
+    # RFC 8086: Ethernet in GRE behind UDP
+    "fou": Encapsulation(
+        "Ethernet", 16, 0, 0xFFFFFFFF, 4754, "no", {4: "CONFIG_NET_FOU_IP_TUNNELS", 6: "CONFIG_IPV6_FOU"}, gre=True
+    ),
     # RFC 7348: UDP and eight bytes
     "vxlan": Encapsulation("Ethernet", 16, 1, 0xFFFFFF, 4789, "no", dict.fromkeys((4, 6), "CONFIG_VXLAN")),
     # RFC 8926: UDP and eight bytes, no options
@@ -43,25 +65,67 @@ KINDS: Final[dict[str, Encapsulation]] = {
 
 
 def version(tunnel: Tunnel) -> int:
-    """Of IP outside: 4 or 6. ValueError: the far end's address is none."""
+    """Of IP around the encapsulation: 4 or 6. ValueError: the far end's address is none."""
     return ipaddress.ip_address(tunnel.remote).version
 
 
+def _ip_header(address: str) -> int:
+    return IPV4_HEADER if ipaddress.ip_address(address).version == 4 else IPV6_HEADER
+
+
 def overhead(tunnel: Tunnel) -> int:
-    """Bytes that the tunnel adds to a frame, outer IP header included. ValueError as in `version`."""
-    outer = IPV4_HEADER if version(tunnel) == 4 else IPV6_HEADER
-    options = 4 * tunnel.sequence + 4 * tunnel.checksum if tunnel.kind == "gre-ethernet" else 0
-    return outer + KINDS[tunnel.kind].header + options
+    """Bytes that the tunnel adds to a frame, all outer IP headers included. ValueError as in `version`."""
+    options = 4 * tunnel.sequence + 4 * tunnel.checksum if KINDS[tunnel.kind].gre else 0
+    return _ip_header(tunnel.remote) + KINDS[tunnel.kind].header + options + wireguard_overhead(tunnel)
+
+
+def wireguard_overhead(tunnel: Tunnel) -> int:
+    """What WireGuard adds to a packet of the tunnel; 0 without it. ValueError as in `version`."""
+    return _ip_header(tunnel.wireguard.peer) + WIREGUARD_HEADER if tunnel.wireguard is not None else 0
+
+
+def secured(tunnel: Tunnel) -> str:
+    """What encrypts and authenticates the packets; "no": nothing."""
+    return "WireGuard" if tunnel.wireguard is not None else KINDS[tunnel.kind].secured
 
 
 def outer_mtu(tunnel: Tunnel, mtu: int) -> int:
     """The MTU that the way to the far end must have, for the longest frames of a segment with this MTU."""
-    return mtu + FRAME_BEYOND_MTU + overhead(tunnel)
+    return mtu + beyond_mtu(tunnel) + overhead(tunnel)
 
 
 def inner_mtu(tunnel: Tunnel, outer: int) -> int:
     """The MTU of a segment whose longest frames cross a way with the MTU `outer` whole."""
-    return outer - FRAME_BEYOND_MTU - overhead(tunnel)
+    return outer - beyond_mtu(tunnel) - overhead(tunnel)
+
+
+def beyond_mtu(tunnel: Tunnel) -> int:
+    """Bytes of a frame that the tunnel carries and that its segment's MTU does not count."""
+    return 0 if carries_ip(tunnel) else FRAME_BEYOND_MTU
+
+
+def carries_ip(tunnel: Tunnel) -> bool:
+    """Whether it carries packets of IP, and no frames."""
+    return KINDS[tunnel.kind].carries == "IP"
+
+
+def accepted(hop: Guest | Remote) -> str:
+    """The filter of frames that a hop can process: its `accept`, and what its tunnel can carry."""
+    if isinstance(hop, Guest) or not carries_ip(hop.tunnel):
+        return hop.accept
+    return f"({ONLY_IP}) and ({hop.accept})" if hop.accept.strip() else ONLY_IP
+
+
+def probes(remote: Remote) -> tuple[Probe, ...]:
+    """The checks of a remote, as they are made: in-band heartbeats where none are named, and packets of IP where its
+    tunnel carries nothing else."""
+    found = remote.probes or (Probe(kind="inband"),)
+    if not carries_ip(remote.tunnel):
+        return found
+    return tuple(
+        msgspec.structs.replace(probe, routed=HEARTBEATS) if probe.kind == "inband" and probe.routed is None else probe
+        for probe in found
+    )
 
 
 def ports(tunnel: Tunnel) -> tuple[int, int]:
@@ -74,8 +138,10 @@ def claims(tunnel: Tunnel) -> list[tuple[object, ...]]:
     """What each side takes for itself in the kernel: the LAN side, then the WAN side.
 
     Two tunnels with the same cannot exist. The kernel finds a VXLAN device by port and network alone, the others also
-    by the far end's address.
+    by the far end's address, and GRE by address and key, whether it is behind UDP or not.
     """
     keys = (tunnel.lan_key, tunnel.wan_key)
     far: object = version(tunnel) if tunnel.kind == "vxlan" else str(ipaddress.ip_address(tunnel.remote))
+    if KINDS[tunnel.kind].gre:
+        return [("GRE", far, 0, key) for key in keys]
     return [(tunnel.kind, far, port, key) for port, key in zip(ports(tunnel), keys, strict=True)]

@@ -338,7 +338,8 @@ FIELDS: Final[dict[str, Field]] = {
     "remote.name": _NAME,
     "remote.tunnel": Field("the two tunnels by which it is reached, one a side", Effect.TUNNEL),
     "remote.tunnel.kind": Field(
-        "encapsulation: Ethernet in GRE (gre-ethernet), VXLAN or Geneve. None of them encrypts or authenticates"
+        "encapsulation: Ethernet in GRE (gre-ethernet), IP in GRE (gre-ip), Ethernet in GRE in UDP (fou), VXLAN or "
+        "Geneve. None of them encrypts or authenticates: add wireguard"
     ),
     "remote.tunnel.remote": Field("address of the far end, reached through the management port", range="an address"),
     "remote.tunnel.local": Field(
@@ -355,7 +356,8 @@ FIELDS: Final[dict[str, Field]] = {
     },
     **{
         f"remote.tunnel.{side}_port": Field(
-            f"VXLAN, Geneve: UDP port of the tunnel at the {side.upper()} side; 0: 4789 (VXLAN), 6081 (Geneve)",
+            f"fou, VXLAN, Geneve: UDP port of the tunnel at the {side.upper()} side; 0: 4754 (fou), 4789 (VXLAN), "
+            "6081 (Geneve)",
             source="as registered",
             range="0 .. 65535",
         )
@@ -368,6 +370,27 @@ FIELDS: Final[dict[str, Field]] = {
     "remote.tunnel.checksum": Field(
         "GRE, and UDP over IPv4: checksum over the whole packet; over IPv6, UDP always has one",
         source="the frames have their own",
+    ),
+    "remote.tunnel.wireguard": Field(
+        "WireGuard below the tunnels: encrypts their packets and takes only those of the far end; "
+        "`remote` is then the far end's address inside"
+    ),
+    "remote.tunnel.wireguard.peer": Field(
+        "address of the far end, reached through the management port", range="an address"
+    ),
+    "remote.tunnel.wireguard.public_key": Field("the far end's, as `wg pubkey` prints it", range="44 characters"),
+    "remote.tunnel.wireguard.address": Field("our address inside WireGuard", range="an address"),
+    "remote.tunnel.wireguard.port": Field(
+        "UDP port of the management port; each remote has its own", source="as WireGuard's tools have it"
+    ),
+    "remote.tunnel.wireguard.peer_port": Field("UDP port of the far end", source="as WireGuard's tools have it"),
+    "remote.tunnel.wireguard.preshared_key": Field(
+        "a secret that both ends have beside their keys, as `wg genpsk` prints it; never shown", range="44 characters"
+    ),
+    "remote.tunnel.wireguard.private_key_file": Field(
+        "file with our private key; empty: the appliance's own, made once. `show remote` has the public key",
+        source="no key to copy",
+        range="a path",
     ),
     "remote.segment": Field(
         "the segment that it serves; empty: the only one of its rules", Effect.TUNNEL, range="a segment"

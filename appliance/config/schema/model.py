@@ -208,18 +208,36 @@ class Guest(_Struct, frozen=True):
     quarantine: Quarantine | None = None
 
 
+class Wireguard(_Struct, frozen=True):
+    """WireGuard below the tunnels of a remote: it encrypts their packets, and takes only those of the far end."""
+
+    peer: str  # address of the far end in the network of the management port
+    public_key: str  # of the far end, as `wg pubkey` prints it
+    address: str  # ours inside; the tunnel's `remote` is that of the far end
+    port: PortNumber = 51820  # of UDP, at the management port
+    peer_port: PortNumber = 51820
+    preshared_key: Secret = ""  # as `wg genpsk` prints it
+    private_key_file: str = ""  # "" = the appliance's own key
+
+
 class Tunnel(_Struct, frozen=True):
     """The two tunnels to a remote, one a side, told apart by key or by port (encapsulations.py)."""
 
-    kind: Literal["gre-ethernet", "vxlan", "geneve"]
+    kind: Literal["gre-ethernet", "gre-ip", "fou", "vxlan", "geneve"]
     remote: str  # address of the far end
-    lan_key: TunnelKey  # GRE: key; vxlan and geneve: network identifier (VNI)
+    lan_key: TunnelKey  # GRE, also in UDP (fou): key; vxlan and geneve: network identifier (VNI)
     wan_key: TunnelKey
     local: str = ""  # our address; "" = as the routes say
-    lan_port: UdpPort = 0  # vxlan, geneve: UDP port at both ends; 0 = the kind's own
+    lan_port: UdpPort = 0  # fou, vxlan, geneve: UDP port at both ends; 0 = the kind's own
     wan_port: UdpPort = 0
     sequence: bool = False  # GRE: numbered, so that late and repeated packets are dropped
     checksum: bool = False  # GRE, or UDP over IPv4
+    wireguard: Wireguard | None = None  # None = in the clear
+
+    @property
+    def far(self) -> str:
+        """The far end's address in the network of the management port."""
+        return self.wireguard.peer if self.wireguard is not None else self.remote
 
 
 class Remote(_Struct, frozen=True):

@@ -35,6 +35,8 @@ COPY_INSTRUCTIONS = 4096
 RECORD_BYTES = 2016
 MAX_THREADS = 4096
 MAX_SHUNTS = 65536
+MAX_IP_DEVICES = 512
+MAX_HEADERS = 32768
 LEASE_OVER = 1
 MAX_ACCEPTS = 64  # bits of scratch.accept
 
@@ -595,6 +597,25 @@ class TraceValue(ctypes.Structure):
     )
 
 
+class IpDeviceValue(ctypes.Structure):
+    _fields_ = (("to", c_uint32), ("hop", c_uint16), ("side", c_uint8), ("pad", c_uint8), ("dropped", c_uint64))
+
+
+class HeaderKey(ctypes.Structure):
+    _fields_ = (
+        ("source", c_uint64 * 2),
+        ("destination", c_uint64 * 2),
+        ("ports", c_uint16 * 2),
+        ("hop", c_uint16),
+        ("protocol", c_uint8),
+        ("side", c_uint8),
+    )
+
+
+class HeaderValue(ctypes.Structure):
+    _fields_ = (("destination", c_uint8 * 6), ("source", c_uint8 * 6))
+
+
 class ScratchValue(ctypes.Structure):
     """The beginning of the struct, as far as generated programs use it."""
 
@@ -644,6 +665,8 @@ MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Struc
     "recorders": (c_uint32, c_uint32),
     "cache": (c_uint32, CachedValue),
     "cache_counters": (c_uint32, CacheCounterValue),
+    "ip_devices": (c_uint32, IpDeviceValue),
+    "headers": (HeaderKey, HeaderValue),
     "trace": (c_uint32, TraceValue),
     "scratch": (c_uint32, ScratchValue),
 }

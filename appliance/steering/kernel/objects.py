@@ -23,6 +23,8 @@ from appliance.system import libbpf
 PROGRAMS = (
     "entry_filling_xdp",
     "found_xdp",
+    "strip_tc",
+    "restore_tc",
     *(
         f"{name}_{kind}"
         for kind in ("xdp", "tc")

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import re
 
+import msgspec
 import pytest
 
-from appliance.config.check.load import check
+from appliance.config.check.lint import lint
+from appliance.config.check.load import check, loads
 from appliance.config.schema import encapsulations
-from appliance.config.schema.model import Tunnel
+from appliance.config.schema.model import Guest, Probe, Remote, Routed, Tunnel, Wireguard
 
 GOOD = """\
 [[segment]]
@@ -81,6 +83,12 @@ ROWS = [
         "routed heartbeats need the addresses of a guest's ports",
     ),
 ]
+KEY = "A" * 42 + "E="
+SECURED = GOOD.replace(
+    'remote = "198.51.100.7", lan_key = 7, wan_key = 8 }',
+    'remote = "10.9.0.2", lan_key = 7, wan_key = 8, wireguard = { peer = "198.51.100.7", '
+    f'public_key = "{KEY}", address = "10.9.0.1" }} }}',
+).replace("mtu = 1600", "mtu = 1614")
 
 
 @pytest.mark.parametrize(("old", "new", "what"), ROWS, ids=[row[1][:40] or row[0][:40] for row in ROWS])
@@ -89,6 +97,47 @@ def test_refused(old: str, new: str, what: str) -> None:
     assert old in GOOD
     found = errors(GOOD.replace(old, new, 1))
     assert any(what in error for error in found), found
+
+
+SECURED_ROWS = [
+    ('peer = "198.51.100.7"', 'peer = "far.example"', 'tunnel: wireguard: peer: "far.example" is not the address'),
+    ('peer = "198.51.100.7"', 'peer = "192.0.2.1"', "wireguard: peer: 192.0.2.1 is the address of the appliance"),
+    ('gateway = "192.0.2.254"\n', "", "wireguard: peer: 198.51.100.7 is not in 192.0.2.0/24, and no gateway"),
+    ('remote = "10.9.0.2"', 'remote = "::"', 'dpi: tunnel: remote: "::" is not the address'),
+    ('address = "10.9.0.1"', 'address = "fd00::1"', "wireguard: address: fd00::1 is IPv6 and the far end IPv4"),
+    ('address = "10.9.0.1"', 'address = "10.9.0.2"', "wireguard: address: 10.9.0.2 is the far end's address"),
+    ('remote = "10.9.0.2"', 'remote = "10.9.0.2", local = "10.9.0.1"', "it is the address of WireGuard: leave it out"),
+    (KEY, KEY[:-2] + "B=", "wireguard: public_key: it is no key"),
+    (KEY, f'{KEY}", preshared_key = "word', "wireguard: preshared_key: it is no key"),
+    (KEY, f'{KEY}", private_key_file = "own.key', 'private_key_file: "own.key" is not a whole path'),
+    ("mtu = 1614", "mtu = 1613", "a frame of 1518 bytes becomes a packet of 1614 in the tunnel"),
+    (
+        '"2001:db8::9", lan_key = 0',
+        '"2001:db8::9", lan_key = 9, lan_port = 51820',
+        "51820 is already used for WireGuard",
+    ),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "what"), SECURED_ROWS, ids=[row[1][:40] or row[0][:40] for row in SECURED_ROWS])
+def test_refused_of_wireguard(old: str, new: str, what: str) -> None:
+    good = SECURED.replace('kind = "gre-ethernet"', 'kind = "vxlan"').replace("4294967295", "5").replace(
+        "lan_key = 0", "lan_key = 9"
+    ) if "lan_port" in new else SECURED  # fmt: skip
+    old = old.replace("lan_key = 0", "lan_key = 9") if "lan_port" in new else old
+    assert errors(good) == []
+    assert old in good
+    found = errors(good.replace(old, new, 1))
+    assert any(what in error for error in found), found
+
+
+def test_tunnels_inside_wireguard_do_not_overlap_with_others() -> None:
+    """They are in a namespace of their own; two with the same UDP port for WireGuard are not possible."""
+    second = SECURED[SECURED.index("[[remote]]") : SECURED.index('[[remote]]\nname = "ips"')].replace("dpi", "b")
+    assert errors(SECURED + second.replace("address =", "port = 51821, address =")) == []
+    assert any(
+        "b: tunnel: wireguard: port: UDP port 51820 is already used" in error for error in errors(SECURED + second)
+    )
 
 
 def test_tunnels_of_two_remotes_do_not_overlap() -> None:
@@ -101,6 +150,10 @@ def test_tunnels_of_two_remotes_do_not_overlap() -> None:
     assert errors(GOOD + more.format("b", "geneve", other, "")) == []
     two = more.format("b", "geneve", other, "") + more.format("c", "geneve", "198.51.100.98", "")
     assert errors(GOOD + two) == []
+    udp = '[[remote]]\nname = "d"\ntunnel = { kind = "fou", remote = "2001:db8::9", lan_key = 0, wan_key = 9 }\n'
+    assert any("d: tunnel: lan_key: 0 is already a key of remote ips" in error for error in errors(GOOD + udp))
+    same = udp.replace("lan_key = 0", "lan_key = 9, wan_port = 5000")
+    assert any("the two sides cannot be told apart: give them different keys" in error for error in errors(GOOD + same))
     clash = errors(GOOD + more.format("b", "geneve", other, ", lan_port = 4789"))
     assert any("UDP port 4789 is already used for vxlan by remote dpi" in error for error in clash)
 
@@ -136,15 +189,83 @@ def tunnel(kind: str, remote: str, **more: object) -> Tunnel:
         (28, tunnel("gre-ethernet", "192.0.2.7")),
         (36, tunnel("gre-ethernet", "192.0.2.7", sequence=True, checksum=True)),
         (48, tunnel("gre-ethernet", "2001:db8::7")),
+        (28, tunnel("gre-ip", "192.0.2.7")),
+        (36, tunnel("fou", "192.0.2.7")),
+        (60, tunnel("fou", "2001:db8::7", sequence=True)),
         (36, tunnel("vxlan", "192.0.2.7")),
         (56, tunnel("vxlan", "2001:db8::7", checksum=True)),
         (36, tunnel("geneve", "192.0.2.7")),
+        (36 + 60, tunnel("geneve", "192.0.2.7", wireguard=Wireguard("198.51.100.7", KEY, "192.0.2.1"))),
+        (36 + 80, tunnel("geneve", "192.0.2.7", wireguard=Wireguard("2001:db8::1", KEY, "192.0.2.1"))),
     ],
 )
 def test_what_a_tunnel_adds(wanted: int, made: Tunnel) -> None:
     """The figures of RFC 2784, 2890, 7348, 8926: headers between the link's frame and the outer network."""
     assert encapsulations.overhead(made) == wanted
     assert encapsulations.inner_mtu(made, encapsulations.outer_mtu(made, 1500)) == 1500
+
+
+IP = GOOD.replace('kind = "vxlan"', 'kind = "gre-ip"')
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("mtu = 1600", "mtu = 1527", "a packet of 1500 bytes becomes a packet of 1528 in the tunnel"),
+        ('name = "dpi"', 'name = "dpi"\ntags = true', "dpi: tags: its tunnel carries IP and no tags"),
+        (
+            'name = "dpi"',
+            'name = "dpi"\nprobes = [ { kind = "inband", frame = "ff" } ]',
+            "its tunnel carries IP and no frames",
+        ),
+        ('name = "dpi"', 'name = "dpi"\nprobes = [ { kind = "negative" } ]', "its tunnel carries IP and no frames"),
+    ],
+)
+def test_refused_of_a_tunnel_that_carries_ip(old: str, new: str, what: str) -> None:
+    assert errors(IP) == []
+    routed = 'probes = [ { kind = "inband", routed = { lan = "198.18.0.1", wan = "198.18.0.2" } } ]'
+    assert errors(IP.replace('name = "dpi"', f'name = "dpi"\n{routed}', 1)) == []
+    found = errors(IP.replace(old, new, 1))
+    assert any(what in error for error in found), found
+
+
+@pytest.mark.parametrize(
+    ("kind", "accept", "wanted"),
+    [
+        ("vxlan", "", ""),
+        ("vxlan", "tcp", "tcp"),
+        ("gre-ip", "", "ip or ip6"),
+        ("gre-ip", "tcp or vlan", "(ip or ip6) and (tcp or vlan)"),
+    ],
+)
+def test_what_a_tunnel_can_carry_narrows_what_its_remote_accepts(kind: str, accept: str, wanted: str) -> None:
+    assert encapsulations.accepted(Remote("dpi", tunnel(kind, "192.0.2.7"), accept=accept)) == wanted
+    assert encapsulations.accepted(Guest("ips", accept=accept)) == accept
+
+
+def test_heartbeats_through_a_tunnel_of_ip_are_packets() -> None:
+    chosen = Routed("192.0.2.1", "192.0.2.2")
+    probes = (Probe(kind="inband"), Probe(kind="ping", target="192.0.2.1"), Probe(kind="inband", routed=chosen))
+    made = Remote("dpi", tunnel("gre-ip", "192.0.2.7"), probes=probes)
+    assert [probe.routed for probe in encapsulations.probes(made)] == [encapsulations.HEARTBEATS, None, chosen]
+    assert [probe.routed for probe in encapsulations.probes(msgspec.structs.replace(made, probes=()))] == [
+        encapsulations.HEARTBEATS
+    ]
+    plain = msgspec.structs.replace(made, tunnel=tunnel("vxlan", "192.0.2.7"))
+    assert encapsulations.probes(plain) == probes
+
+
+@pytest.mark.parametrize(
+    ("text", "notes"),
+    [
+        (GOOD, ["dpi: tunnel: its packets are not encrypted", "ips: tunnel: its packets are not encrypted"]),
+        (SECURED, ["ips: tunnel: its packets are not encrypted"]),
+        (IP, ["dpi: tunnel: its packets", "dpi: tunnel: it carries IP: frames with a tag", "ips: tunnel: its packets"]),
+    ],
+)
+def test_what_lint_says_of_remotes(text: str, notes: list[str]) -> None:
+    found = [f"{one.where}: {one.what}" for one in lint(loads(text, filters=False)) if one.where.startswith("remote")]
+    assert [what in said for what, said in zip(notes, found, strict=True)] == [True] * len(notes), found
 
 
 def test_the_readme_has_the_same_table() -> None:

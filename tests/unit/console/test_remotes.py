@@ -30,6 +30,8 @@ DETAILS = {
     "tunnels": [{**SIDE, "counters": {"tx_packets": 5, "rx_packets": 4, "rx_fifo_errors": 2, "rx_crc_errors": 0}}],
     "checks": [{"check": "in-band lan to wan", "state": "failing", "why": "nothing for 150 ms", "changed_ms": 12.0}],
     "flips": [{"ago_ms": 12.0, "check": "in-band lan to wan", "to": "failing", "why": "nothing for 150 ms"}],
+    "overload": [{"way": "lan to wan", "limit_frames_per_s": 400, "carries_frames_per_s": 500}],
+    "wireguard": {"public_key": "abc=", "port": 51820, "handshake_s": 3.5, "refused": 0},
     "heartbeats": [{"lane": "in-band lan to wan", "sent": 9, "received": 4, "foreign": 0, "refused": 0}],
 }
 
@@ -55,6 +57,9 @@ def test_one_remote_has_its_tunnels_with_what_they_refused() -> None:
     assert "rx_fifo_errors 2" in line
     assert "rx_crc_errors" not in text, "zeros are noise"
     assert "1600" in text
+    assert "last handshake: 3.5 s ago" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("lan to wan")]
+    assert line.split()[-2:] == ["400", "500"]
     assert "in-band lan to wan" in text
     assert "no checks: its tunnels have not been set up yet" in render("remote", ROW)
 

@@ -19,6 +19,7 @@ from appliance.causes import Cause
 from appliance.config.schema import model
 from appliance.errors import RefusedError, UnreachableError
 from appliance.health.detector import Good
+from appliance.health.overload import Sample
 from appliance.health.watch import Watch
 from appliance.hop.lifecycle import HopState
 from appliance.remote import remote as remote_module
@@ -35,6 +36,20 @@ GOOD_WAY = Way("mgmt0", "", "192.0.2.1", 1600)
 S = 10**9
 
 
+class Flow:
+    """One direction of traffic through the remote, as the datapath counts it. `limits`: those that were set."""
+
+    def __init__(self) -> None:
+        self.counted = Sample(0, 0, 0, 0)
+        self.limits: list[int] = []
+
+    def sample(self) -> Sample:
+        return self.counted
+
+    def limit(self, frames_per_s: int) -> None:
+        self.limits.append(frames_per_s)
+
+
 class Kernel:
     """Devices with their marks, the lease of one hop, and what the way looks like. All fakes in one."""
 
@@ -49,6 +64,8 @@ class Kernel:
         self.way = GOOD_WAY
         self.refusal = ""
         self.counted = (0, 0)
+        self.guarded = False
+        self.flows = Flow(), Flow()
 
     # the datapath
 
@@ -90,6 +107,9 @@ class Kernel:
     def detach_hop(self, hop: str, segment: str | None = None) -> None:
         self.attached.clear()
 
+    def load(self, hop: str, segment: str, side: int) -> Any:
+        return self.flows[side]
+
     def unsent(self, hop: str) -> dict[str, int]:
         return {}
 
@@ -98,9 +118,13 @@ class Kernel:
 
     # the tunnel devices
 
-    async def make(self, name: str, plan: object, space: object) -> None:
+    async def guard(self) -> None:
+        self.guarded = True
+
+    async def make(self, name: str, plan: object, space: object, source: str) -> None:
         if self.refusal:
             raise UnreachableError(self.refusal)
+        assert self.guarded, "forged packets would reach the link"
         self.made += 1
         self.devices[name] = (self.made, "")
 
@@ -137,7 +161,10 @@ class Bench:
     def restart(self, config: model.Remote = CONFIG) -> None:
         kernel: Any = self.kernel
         self.folder.mkdir(exist_ok=True)
-        place = Place(kernel, Namespace("none"), self.folder, self.folder, lambda: self.now, kernel.look)
+        place = Place(
+            kernel, Namespace("none"), self.folder, self.folder, lambda: self.now, self.folder / "key",
+            kernel.look, kernel.guard,
+        )  # fmt: skip
         self.remote = Remote(config, SEGMENT, place, self)
 
     def record(self, change: Change, name: str, old: str, new: str, cause: str, *, detail: str = "") -> None:
@@ -398,6 +425,27 @@ def test_nothing_returned_is_a_fault(bench: Bench) -> None:
         bench.now += 6 * S
         await bench.reach(HopState.SUSPECT)
         assert bench.remote.hop.cause is Cause.NOTHING_RETURNED
+
+    play(bench, story)
+
+
+def test_one_that_gets_too_much_is_limited_and_keeps_the_rest(bench: Bench) -> None:
+    """Frames come back, and its tunnel drops others: the direction gets a limit, which ends with the tunnels."""
+
+    async def story() -> None:
+        await bench.prove()
+        watch, flow = bench.remote.watch, bench.kernel.flows[0]
+        assert watch is not None
+        assert [way.way for way in watch.overload()] == ["lan to wan", "wan to lan"]
+        (way,) = (one for one in watch._checks.ways if one.shown().way == "lan to wan")
+        for look in range(4):
+            bench.now += S // 10
+            flow.counted = Sample(taken=1000 * look, lost=100 * look, came=500 * look, over=0)
+            list(way.look(bench.now))
+        assert flow.limits[-1] > 0
+        bench.remote.stop()
+        await bench.reach(HopState.STOPPED)
+        assert flow.limits[-1] == 0
 
     play(bench, story)
 

@@ -226,7 +226,7 @@ def test_what_did_not_work_before_refuses_no_other_change(root: Path) -> None:
         access = part(root, CONFIG, events)
         await access.start()
         (access.space.run / access.space.name).mkdir(parents=True)  # a name without a namespace behind it
-        with pytest.raises(UnreachableError, match="the network namespace of the management port cannot be created"):
+        with pytest.raises(UnreachableError, match="the network namespace no-such-name cannot be created"):
             await access.apply(broken)
         await access.apply(broken)
         assert [event.cause for event in events.newest()] == ["access_fault"]

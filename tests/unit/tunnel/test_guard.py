@@ -33,9 +33,17 @@ def udp(source: str, port: int, vni: int) -> bytes:
 
 
 def gre(source: str, key: int, *, sequence: bool = False, checksum: bool = False, keyed: bool = True) -> bytes:
+    return ip(source, 47, gre_body(key, sequence=sequence, checksum=checksum, keyed=keyed))
+
+
+def gre_body(key: int, *, sequence: bool = False, checksum: bool = False, keyed: bool = True) -> bytes:
     flags = 0x8000 * checksum | 0x2000 * keyed | 0x1000 * sequence
     body = struct.pack("!HH", flags, 0x6558) + bytes(4 * checksum) + (struct.pack("!I", key) if keyed else b"")
-    return ip(source, 47, body + bytes(4 * sequence) + bytes(64))
+    return body + bytes(4 * sequence) + bytes(64)
+
+
+def fou(source: str, port: int, key: int) -> bytes:
+    return ip(source, 17, struct.pack("!HHHH", 50000, port, 80, 0) + gre_body(key))
 
 
 def made(kind: str, remote: str, **more: object) -> Tunnel:
@@ -46,6 +54,8 @@ TUNNELS = {
     "vxlan4": made("vxlan", FAR4),
     "vxlan6": made("vxlan", FAR6),
     "geneve6": made("geneve", FAR6, lan_port=7000),
+    "fou4": made("fou", FAR4),
+    "fou6": made("fou", FAR6, lan_port=7001, wan_port=7001),
     "gre4": made("gre-ethernet", FAR4),
     "gre4-options": made("gre-ethernet", FAR4, sequence=True, checksum=True),
     "gre6": made("gre-ethernet", FAR6),
@@ -64,6 +74,14 @@ ROWS = [
     ("geneve6", udp(FAR6, 7000, 7), False),
     ("geneve6", udp(FAR6, 6081, 8), False),
     ("geneve6", udp(FAR6, 7000, 8), True),
+    ("fou4", fou(FAR4, 4754, 7), False),
+    ("fou4", fou(FAR4, 4754, 9), True),
+    ("fou4", fou("192.0.2.8", 4754, 7), True),
+    ("fou4", gre(FAR4, 7), True),
+    ("fou4", gre("192.0.2.8", 7), True),
+    ("fou6", fou(FAR6, 7001, 8), False),
+    ("fou6", fou(FAR6, 7001, 9), True),
+    ("fou6", gre(FAR6, 8), True),
     ("gre4", gre(FAR4, 7), False),
     ("gre4", gre(FAR4, 9), True),
     ("gre4", gre("192.0.2.8", 7), True),
