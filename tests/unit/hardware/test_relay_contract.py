@@ -156,7 +156,7 @@ def test_contacts_that_stay_are_one_fault_until_they_move(monkeypatch: pytest.Mo
     box.inline()
     rig.welded = True
     box.wants = dict.fromkeys(box.names, "bypass")
-    seen = []
+    seen: list[tuple[str, str, bool]] = []
     for _ in range(100):
         box.run(50)
         if box.state() not in seen[-1:]:
