@@ -26,9 +26,7 @@ class One:
     def __init__(self, config: Table, log: list[str]) -> None:
         self.name, self.value, self.idle, self._log = config.name, config.value, False, log
         self.looked = 0
-        self.hop: Any = SimpleNamespace(
-            lease=SimpleNamespace(revoke=lambda: self.log("revoked")), look=self._look
-        )
+        self.hop: Any = SimpleNamespace(lease=SimpleNamespace(revoke=lambda: self.log("revoked")), look=self._look)
 
     def log(self, what: str) -> None:
         self._log.append(f"{self.name} {what}")
