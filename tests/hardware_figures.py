@@ -14,7 +14,9 @@ Each fault is made on the simulated board, without a guest, with frames in both 
 - `peer_down_*_ms`, `peer_up_*_ms`: from the order on the relay's line until the neighbours see their link go down, and
   come back, by their own carrier; for the relay that makes links renegotiate;
 - `lacp_longest_gap_ms`: the longest time without a LACPDU at one of two neighbours with the fast timer (one a second,
-  dead after three), until the appliance is inline again;
+  dead after three), until the appliance is inline again; `lacp_lost_ratio`: the share of the runs in which that was
+  more than three seconds. The last LACPDU may have crossed a second before the fault, so the bundle is sure to survive
+  only what is on the wire within two seconds; a fault with a higher limit ends it if it comes late in that second;
 - `peers`: what others publish for the same.
 
 Every run is kept as soon as it is made (build/figures/hardware.partial.json): a measurement that was interrupted goes
@@ -39,7 +41,7 @@ from pathlib import Path
 from typing import Any
 
 from simulator import Board, Event, Timing
-from simulator.lacp import TIMEOUT_MS, Lacp
+from simulator.lacp import INTERVAL_NS, TIMEOUT_MS, Lacp
 from simulator.stream import Report, Stream
 from simulator.wires import SIDES
 
@@ -57,6 +59,7 @@ STEADY_S = 0.5  # watched before and after
 MOST_FRAMES = 500  # a second and direction: the link is watched, not loaded
 PARTIAL = figures.FIGURES / "hardware.partial.json"
 WATCHDOG_MS, SLACK_MS = 2000.0, 500.0  # the image's timeout, and what the reset may take
+PROCESSOR_MS = 2400.0  # until the other processor sees that one hangs with interrupts off (rootfs/etc/sysctl.bypass)
 KEEP_ALIVE_MS = 150.0
 RELAY_MS = 5.0  # of the board's contacts
 SLOW = {"relay_ms": 15.0, "flap_ms": 2000.0}  # copper at 1000 Mb/s negotiates for seconds
@@ -201,7 +204,7 @@ TRIALS = (
     Trial("kernel hung, keep-alive relay", hang(f"{MODULE_HANGS} all_cpus=1 &"), panics=True, hangs=True,
           limit_ms=KEEP_ALIVE_MS, wiring="keep-alive", peers=HARDWARE),
     Trial("one processor hung", hang(f"taskset 1 {MODULE_HANGS} &"), panics=True, hangs=True,
-          before=lambda board: board_crashes.keeper_beside(board, 0), peers=HARDWARE),
+          before=lambda board: board_crashes.keeper_beside(board, 0), limit_ms=PROCESSOR_MS + SLACK_MS, peers=HARDWARE),
     Trial("kernel panic", told("echo c >/proc/sysrq-trigger"), panics=True, peers=HARDWARE),
     Trial("power cut", lambda board: board.power_cut(), lambda board: board.power_on(), runs=CUTS,
           peers="cards that claim to bypass without power and do not"),
@@ -411,9 +414,15 @@ def row(trial: Trial, runs: list[Measured]) -> figures.Row:
         "lost_frames": max(run.lost_frames for run in runs),
         "outage_ms": round(max(run.outage_ms for run in runs), 3),
         "lacp_longest_gap_ms": round(max(run.lacp_gap_ms for run in runs), 3),
+        "lacp_lost_ratio": round(sum(run.lacp_gap_ms > TIMEOUT_MS for run in runs) / len(runs), 3),
         "inline_again_s": round(max(run.inline_again_s for run in runs), 2),
         "peers": trial.peers,
     }
+
+
+def lacp_limit_ms(trial: Trial) -> float:
+    """The longest time without a LACPDU that the trial's own limit allows; the neighbours' if that is longer."""
+    return max(TIMEOUT_MS, (trial.limit_ms or 0.0) + INTERVAL_NS / 1e6)
 
 
 def missed(table: list[figures.Row]) -> list[str]:
@@ -426,7 +435,7 @@ def missed(table: list[figures.Row]) -> list[str]:
             broken.append(f"{trial.name}: {found['bypass_max_ms']:g} ms to bypass, and not {trial.limit_ms:g} ms")
         if trial.lossless and found["lost_frames"]:
             broken.append(f"{trial.name}: {found['lost_frames']} frames lost")
-        if found["lacp_longest_gap_ms"] > TIMEOUT_MS and not trial.peer_links:
+        if found["lacp_longest_gap_ms"] > lacp_limit_ms(trial) and not trial.peer_links:
             broken.append(f"{trial.name}: LACP timed out: {found['lacp_longest_gap_ms']:.0f} ms without a LACPDU")
     return broken
 

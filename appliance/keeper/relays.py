@@ -2,8 +2,9 @@
 """The position of each relay as the keeper decides it. Pure.
 
 A relay leaves bypass only while bypassd requests it and checks in, or within the grace time after that. A line that is
-missing or does not follow is logged once with its cause and retried; meanwhile its relay is in bypass, or in an unknown
-position if it keeps its position without us. A relay whose order is not carried out in time counts as failed too.
+missing or does not follow is logged once with its cause and retried; meanwhile its relay is where it was found, else in
+bypass, or in an unknown position if it keeps its position without us. A relay whose order is not carried out in time
+counts as failed too. One that failed counts as working again only when it was driven to bypass and is found there.
 
 A keep-alive relay is inline only while its line is toggled. That happens in the keeper's loop, one level after the
 other, so that it ends with the loop, whatever stops it.
@@ -37,8 +38,8 @@ class RelayState:
     """What is known about one relay."""
 
     __slots__ = (
-        "cause", "error", "keep_alive", "keeps", "known", "level", "moving_until", "position", "settle", "target",
-        "usable", "want", "want_cause",
+        "cause", "error", "keep_alive", "keeps", "known", "level", "moving_until", "position", "proving", "settle",
+        "target", "usable", "want", "want_cause",
     )  # fmt: skip
 
     def __init__(self, settle: int, keep_alive: tuple[int, int] | None = None, keeps: bool = False) -> None:
@@ -49,6 +50,7 @@ class RelayState:
         self.known = False  # it was open before in this keeper's life
         self.moving_until = 0  # a position read back before then means nothing
         self.usable = False
+        self.proving = False  # it failed, was opened again, and is driven to bypass
         self.position = BYPASS  # as last driven or read
         self.target = BYPASS
         self.cause: str = Cause.STARTING
@@ -113,7 +115,7 @@ class Relays:
             self._lost(agenda, name, Cause.RELAY_NO_ANSWER, said)
 
     def _read(self, agenda: Agenda, name: str, relay: RelayState) -> None:
-        if relay.usable:
+        if relay.usable or relay.proving:
             agenda.do(ReadRelay(name, relay.target))
             self._await(agenda, name)
 
@@ -138,7 +140,7 @@ class Relays:
         """The result of opening, driving or reading one relay."""
         relay = self.states[event.relay]
         agenda.due.pop(f"answer {event.relay}", None)
-        if relay.usable and not event.error and event.expected != relay.target:
+        if (relay.usable or relay.proving) and not event.error and event.expected != relay.target:
             self._await(agenda, event.relay)  # the report of an earlier order: the last one is still on its way
         if event.moved and relay.settle and event.expected == relay.target:
             relay.moving_until = agenda.due[f"settle {event.relay}"] = agenda.now + relay.settle
@@ -147,19 +149,16 @@ class Relays:
             agenda.due[f"kick {event.relay}"] = agenda.now + relay.keep_alive[0]
         if event.error:
             self._lost(agenda, event.relay, event.cause, event.error)
-        elif not relay.usable:
-            relay.usable, relay.error = True, ""
-            relay.position = relay.target = event.position
-            if event.position != BYPASS and not relay.known:
-                # taken over from an earlier keeper: as if its bypassd had just requested it; but one that failed under
-                # this keeper goes to bypass first
+        elif not relay.usable and not relay.proving:
+            if relay.known and not agenda.stopping:
+                relay.proving = True
+                self._order(agenda, event.relay, relay, BYPASS)
+                return
+            if event.position != BYPASS:
+                # taken over from an earlier keeper: as if its bypassd had just requested it
                 relay.want, relay.want_cause = event.position, Cause.HEALTHY
                 self._position_asked = agenda.now
-            relay.known = True
-            relay.level = False
-            self._kick(agenda, event.relay, relay)
-            agenda.do(Log(f"relay {event.relay}: line taken, in {event.position}", severe=False))
-            agenda.do(Send())
+            self._taken(agenda, event.relay, relay, event.position)
         elif agenda.now < relay.moving_until:
             pass  # read again when the contacts have settled
         elif event.position != event.expected:
@@ -167,15 +166,26 @@ class Relays:
             said = f"relay {event.relay}: {found}: check coil and GPIO controller"
             agenda.do(CloseRelay(event.relay))
             self._lost(agenda, event.relay, Cause.RELAY_FAULT, said, event.position)
+        elif relay.proving:
+            self._taken(agenda, event.relay, relay, event.position)
         elif event.position != relay.position:
             relay.position = event.position
             agenda.do(Send())  # after the move: bypassd waits for the confirmed position
 
-    def _lost(self, agenda: Agenda, name: str, cause: Cause, error: str, position: str = UNKNOWN) -> None:
+    def _taken(self, agenda: Agenda, name: str, relay: RelayState, position: str) -> None:
+        """It works, and is in this position."""
+        relay.usable, relay.known, relay.proving, relay.error = True, True, False, ""
+        relay.position = relay.target = position
+        relay.level = False
+        self._kick(agenda, name, relay)
+        agenda.do(Log(f"relay {name}: line taken, in {position}", severe=False))
+        agenda.do(Send())
+
+    def _lost(self, agenda: Agenda, name: str, cause: Cause, error: str, position: str = "") -> None:
         """It failed, and is closed. `position`: where it was found, if it was."""
         relay = self.states[name]
-        relay.usable, relay.cause = False, cause
-        relay.position, relay.target = position if relay.keeps else BYPASS, BYPASS
+        relay.usable, relay.proving, relay.cause = False, False, cause
+        relay.position, relay.target = position or (UNKNOWN if relay.keeps else BYPASS), BYPASS
         relay.want, relay.want_cause = BYPASS, cause
         for what in ("answer", "settle", "kick"):
             agenda.due.pop(f"{what} {name}", None)
@@ -229,10 +239,13 @@ class Relays:
         return max(self.grace, self._limits.checkin) if serving else self.grace
 
     def _drive(self, agenda: Agenda, name: str, relay: RelayState, position: str, cause: str) -> None:
+        self._order(agenda, name, relay, position)
+        agenda.do(Log(f"relay {name}: to {position} ({cause})", severe=False))
+        agenda.do(Send())
+
+    def _order(self, agenda: Agenda, name: str, relay: RelayState, position: str) -> None:
         relay.target = position
         if relay.settle:
             relay.moving_until = agenda.due[f"settle {name}"] = agenda.now + relay.settle
         agenda.do(Drive(name, position))
         self._await(agenda, name)
-        agenda.do(Log(f"relay {name}: to {position} ({cause})", severe=False))
-        agenda.do(Send())

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""An I2C adapter of the board, and the bypass controller behind it: registers, and a watchdog of its own.
+"""An I2C adapter of the board, and the chips behind it: a bypass controller and an expander.
 
 `Adapter` has the driver's requests (virtio specification 1.2, 5.19); the chips are found by address. `Controller` is a
 Lanner controller of generation 3 with two pairs: it goes on counting whatever the machine does, which is what such a
-controller is for. Pure; the vhost-user backend calls it, and times are seconds of the caller's clock.
+controller is for. `Expander` is a PCA9535: it keeps its pins until its own reset, whatever the machine does. Pure; the
+vhost-user backend calls them, and times are seconds of the caller's clock.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ HEADER = struct.Struct("<HHI")
 READ = 2  # flag of a request
 OK, ERROR = b"\0", b"\1"
 
-ADDRESS = 0x37
+ADDRESS, EXPANDER = 0x37, 0x20
 CAPABILITIES, PAIRS = 0x03, (0x04, 0x05, 0x06)
 WITHOUT_POWER, POWER_UP, POSITION = 0x10, 0x11, 0x12
 WATCHED, SECONDS, START, STOP = 0x21, 0x22, 0x24, 0x25
@@ -105,3 +106,49 @@ class Controller:
         """Whether a pair is joined; counted from 1."""
         self.count()
         return bool(self.registers[POSITION] & 1 << (pair - 1))
+
+
+class Expander:
+    """Sixteen pins in pairs of registers: input 0 and 1, output 2 and 3, polarity 4 and 5, direction 6 and 7.
+
+    A direction of 1 is an input, which is pulled low. `changed` is called when the pins may have changed.
+    """
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self._pointer = 0
+        self.registers = bytearray(8)
+        self.power_up()
+
+    def power_up(self) -> None:
+        """Its supply comes back, or its reset pin was pulled: all pins are inputs."""
+        self.registers[:] = bytes([0, 0, 0xFF, 0xFF, 0, 0, 0xFF, 0xFF])
+
+    def write(self, data: bytes) -> None:
+        """A register, and what is written from it on; the second byte of a pair is followed by the first one."""
+        if not data:
+            return
+        self._pointer = data[0] & 7
+        for value in data[1:]:
+            if self._pointer > 1:  # the inputs cannot be written
+                self.registers[self._pointer] = value
+            self._pointer ^= 1
+        if len(data) > 1:
+            self._changed()
+
+    def read(self, count: int) -> bytes:
+        """The register that was named last, then the other one of its pair."""
+        found = bytearray()
+        for _ in range(count):
+            found.append(self._level(self._pointer) if self._pointer < 2 else self.registers[self._pointer])
+            self._pointer ^= 1
+        return bytes(found)
+
+    def high(self, pin: int) -> bool:
+        """Whether a pin is driven high."""
+        bank, bit = divmod(pin, 8)
+        return bool(self.registers[2 + bank] & ~self.registers[6 + bank] & 1 << bit)
+
+    def _level(self, bank: int) -> int:
+        pins = self.registers[2 + bank] & ~self.registers[6 + bank] & 0xFF
+        return pins ^ self.registers[4 + bank]

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 from boardspec import SpecError
 
-from simulator.i2c import Controller
+from simulator.i2c import Controller, Expander
 
 Position = Literal["bypass", "inline", "disconnect"]
 LONGER = 0.75  # a latching relay's coil needs at least this share of the pulse that board.toml gives
@@ -136,6 +136,30 @@ class ControllerDrive:
         return self._controller.due
 
 
+class ExpanderDrive:
+    """A coil on a pin of an expander, and optionally a second one that separates both ports."""
+
+    kind = "expander"
+    why = ""
+    lines: tuple[str, ...] = ()
+
+    def __init__(self, expander: Expander, pin: int, disconnect: int | None) -> None:
+        self._expander, self._pin, self._second = expander, pin, disconnect
+
+    def edge(self, name: str, driven: bool, now: float) -> None:
+        pass
+
+    def position(self, now: float, power: bool) -> Position:
+        if not power:
+            self._expander.power_up()
+        if self._second is not None and self._expander.high(self._second):
+            return "disconnect"
+        return "inline" if self._expander.high(self._pin) else "bypass"
+
+    def due(self, now: float) -> float | None:
+        return None
+
+
 def seconds(value: object, default: str = "0ms") -> float:
     """A time of board.toml in seconds. SpecError: it is none."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s)", str(value or default))
@@ -144,7 +168,7 @@ def seconds(value: object, default: str = "0ms") -> float:
     return float(found[1]) / (1000 if found[2] == "ms" else 1)
 
 
-def drive_of(table: Mapping[str, Any], controller: Controller) -> Drive:
+def drive_of(table: Mapping[str, Any], controller: Controller, expander: Expander) -> Drive:
     """The electronics of a `[[relay]]` table. SpecError: the simulator has none for its kind."""
     kind = str(table.get("kind", "level"))
     if table.get("active", "high") != "high":
@@ -158,6 +182,8 @@ def drive_of(table: Mapping[str, Any], controller: Controller) -> Drive:
             return KeepAliveDrive(str(table["line"]), seconds(table["keep_alive_timeout"]))
         if kind == "bypass-controller":
             return ControllerDrive(controller, int(table["pair"]))
+        if kind == "expander":
+            return ExpanderDrive(expander, int(table["pin"]), table.get("disconnect"))
     except KeyError as error:
         raise SpecError(f"board.toml: a relay of kind {kind} needs the key {error}") from error
     raise SpecError(f'board.toml: the simulator has no relay of kind "{kind}": level, latching, keep-alive and '

@@ -82,11 +82,12 @@ class Simulator:
         names = [self.board.relay_line, self.board.led_line, *self._inputs]
         names += [name for table in tables.values() for name in lines_of(table)]
         self._lines = Lines(list(dict.fromkeys(names)), self._line, self._inputs)
-        self._controller = i2c.Controller(self._loop.time, self._controller_changed)
-        self._adapter = i2c.Adapter({i2c.ADDRESS: self._controller})
+        self._controller = i2c.Controller(self._loop.time, lambda: self._chip_changed("bypass-controller"))
+        self._expander = i2c.Expander(lambda: self._chip_changed("expander"))
+        self._adapter = i2c.Adapter({i2c.ADDRESS: self._controller, i2c.EXPANDER: self._expander})
         self._backends: list[Backend] = []
         self.wiring = ""
-        self.drive: Drive = drive_of(tables[""], self._controller)
+        self.drive: Drive = drive_of(tables[""], self._controller, self._expander)
         self._ordered: Position = "bypass"  # where the contacts were sent
         self._contacts: Position = "bypass"  # where they are, or come from
         self.broken: set[str] = set()
@@ -136,6 +137,7 @@ class Simulator:
         self._frozen = False
         self.removed.clear()
         self._controller.power_up()
+        self._expander.power_up()
         self.wire(payload.wiring)
         self.log.forgive()
         self.on_start()
@@ -285,7 +287,7 @@ class Simulator:
     def wire(self, wiring: str = "") -> None:
         """Build the relay in this way; "": as board.toml says. Its contacts stay where they are until it is driven."""
         table = self._table(wiring)
-        drive = drive_of(table, self._controller)
+        drive = drive_of(table, self._controller, self._expander)
         for name in filter(self._lines.driven, drive.lines):
             drive.edge(name, True, self._loop.time())
         self.wiring, self.drive = wiring, drive
@@ -340,9 +342,9 @@ class Simulator:
             self.drive.edge(name, driven, self._loop.time())
             self._follow(cause)
 
-    def _controller_changed(self) -> None:
-        if self.drive.kind == "bypass-controller":
-            self._follow("controller")
+    def _chip_changed(self, kind: str) -> None:
+        if self.drive.kind == kind:
+            self._follow(kind)
 
     def _follow(self, cause: str, *, power: bool = True) -> None:
         """Move the contacts to where the drive wants them, and look again when it changes its mind by itself."""
@@ -411,6 +413,8 @@ class Simulator:
             self._reset_cause = ""
             self.removed.clear()
             self.log.add("reset", cause=cause, reason=data.get("reason"))
+            self._expander.power_up()  # the board's reset is wired to its reset pin
+            self._chip_changed("expander")
             self.on_start()
         elif name == "SHUTDOWN":
             self._cancel_second_stage()

@@ -90,6 +90,12 @@ def _reasons(row: Row) -> list[str]:
     return [f"{cell(row.get('name'))}: {text}" for text in (reason(row), *more)]
 
 
+def _astray(row: Row) -> list[str]:
+    """A relay that is inline although it should not be: it has not moved yet, or does not follow."""
+    first, *more = _reasons(row)
+    return [f"{first}: its relay should be in {cell(row.get('want'))}", *more]
+
+
 def banner(status: Row, style: Style = PLAIN) -> str:
     """Name, version and, impossible to miss, whether traffic is inspected."""
     rows = rows_of(status.get("segments"))
@@ -102,6 +108,9 @@ def banner(status: Row, style: Style = PLAIN) -> str:
     bypassed = [row for row in rows if cell(row.get("relay")) != "inline"]
     if bypassed:
         lines.append(alarm([f"segment {why}" for row in bypassed for why in _reasons(row)], style))
+    stuck = [row for row in rows if row not in bypassed and row.get("want") in ("bypass", "disconnect")]
+    if stuck:
+        lines.append(alarm([f"segment {why}" for row in stuck for why in _astray(row)], style, "STILL INLINE"))
     partition = status.get("data_partition")
     if isinstance(partition, dict) and partition.get("alarm"):
         lines.append(alarm([cell(partition["alarm"])], style, "DATA PARTITION"))

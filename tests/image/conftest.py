@@ -8,9 +8,7 @@ A test ends at once when a kernel panics without order, and the last words of th
 from __future__ import annotations
 
 import os
-import re
 import signal
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,7 +74,7 @@ def board(booted: Board, stalls: Stalls, request: pytest.FixtureRequest) -> Iter
         booted.power_on()
         booted.sh("true", timeout=READY_S)
     try:
-        yield from _watched(booted, request)
+        yield from board_harness.watched(booted, request)
         stalls.check(booted)
     finally:
         if request.node.nodeid == request.config.stash[LAST]:
@@ -103,24 +101,7 @@ def small(small_board: Board, request: pytest.FixtureRequest) -> Iterator[Board]
         small_board.power_on()
     small_board.sh("test ! -e /run/lines || { kill -9 $(cat /run/lines); rm /run/lines; } 2>/dev/null; true")
     small_board.wait_bypass()
-    yield from _watched(small_board, request)
-
-
-def _watched(board: Board, request: pytest.FixtureRequest) -> Iterator[Board]:
-    board.events.check()
-    mark, said = board.events.mark(), board.console.mark()
-    yield board
-    report = getattr(request.node, "call_report", None)
-    if report is not None and report.failed:
-        events = "\n".join(str(event) for event in board.events.since(mark)[-40:])
-        report.sections.append(("board events", events))
-        report.sections.append(("pace", str(board.pace)))
-        report.sections.append(("serial line", board.console.text[said:][-6000:]))
-    board.events.check()
-    for event in board.events.since(mark):
-        if event["event"] == "shell lost":
-            assert not re.search("Out of memory|oom-kill", event["text"]), event["text"]
-            warnings.warn(event["text"], stacklevel=1)
+    yield from board_harness.watched(small_board, request)
 
 
 @pytest.hookimpl(wrapper=True)

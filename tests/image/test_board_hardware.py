@@ -7,20 +7,16 @@ What the relay does is seen from outside; each test leaves the appliance inline 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from simulator import Board
-from simulator.stream import Stream
 
 from tests.support import board_appliance
 from tests.support.board_appliance import SEGMENT
+from tests.support.board_traffic import carried, frames
 
-ENOUGH_NS = 300_000_000
-FRAMES = 100  # a second
 PEER_S = 1.0  # a neighbour sees its link go down this soon after the relay was told to move
 RENEGOTIATION_MS = 400
 
@@ -30,29 +26,6 @@ def healthy(board: Board) -> Board:
     board_appliance.offer(board)
     board_appliance.wait_healthy(board)
     return board
-
-
-@contextmanager
-def frames(board: Board, folder: Path) -> Iterator[tuple[Stream, Stream]]:
-    """Numbered frames in both directions while the block runs."""
-    up = Stream(board.lan, board.wan, folder / "up", FRAMES)
-    try:
-        down = Stream(board.wan, board.lan, folder / "down", FRAMES)
-        try:
-            yield up, down
-        finally:
-            down.stop()
-    finally:
-        up.stop()
-
-
-def carried(board: Board, streams: tuple[Stream, Stream], since_ns: int) -> None:
-    """Frames sent after this moment arrive, both ways, for a while without a loss."""
-    patience = board.pace.wait(30.0)
-    for stream in streams:
-        first = stream.wait_arrival(since_ns, patience)
-        stream.wait_arrival(first + ENOUGH_NS, patience)
-        assert stream.report(first, first + ENOUGH_NS // 2).whole
 
 
 def drill(board: Board, kind: str) -> dict[str, Any]:

@@ -8,13 +8,20 @@ so the board is tested by itself.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import boardspec
 from simulator import Board, Payload, accel, initramfs
 from simulator.machine import Accelerator
+
+if TYPE_CHECKING:
+    import pytest
 
 TOP = Path(__file__).parents[2]
 QEMU = boardspec.load().arch.qemu
@@ -44,6 +51,13 @@ def artefacts() -> Path:
 
 def accelerator(folder: Path) -> Accelerator:
     return accel.choose(boardspec.load(), folder)
+
+
+def without_guest(load: Payload) -> None:
+    """Give the board's data disk, before its first boot, the configuration of boards that bring no guest."""
+    (disk,) = (drive.path for drive in load.drives if not drive.readonly)
+    orders = f"mkdir etc\ncd etc\nwrite {TOP / 'rootfs/etc/bypass/config.toml'} config.toml\n"
+    subprocess.run(["debugfs", "-w", "-f", "-", str(disk)], input=orders, text=True, check=True, capture_output=True)
 
 
 def small_payload(kernel: Path, directory: Path, command_line: str = SMALL_COMMAND_LINE) -> Payload:
@@ -81,3 +95,21 @@ def release(board: Board) -> None:
 def frames_through(board: Board, port: str) -> int:
     """Frames the machine has received at one of its ports."""
     return int(board.sh(f"cat /sys/class/net/{port}/statistics/rx_packets").output)
+
+
+def watched(board: Board, request: pytest.FixtureRequest) -> Iterator[Board]:
+    """The board for one test. What it went through is shown if the test fails, and what befell it fails the test."""
+    board.events.check()
+    mark, said = board.events.mark(), board.console.mark()
+    yield board
+    report = getattr(request.node, "call_report", None)
+    if report is not None and report.failed:
+        events = "\n".join(str(event) for event in board.events.since(mark)[-40:])
+        report.sections.append(("board events", events))
+        report.sections.append(("pace", str(board.pace)))
+        report.sections.append(("serial line", board.console.text[said:][-6000:]))
+    board.events.check()
+    for event in board.events.since(mark):
+        if event["event"] == "shell lost":
+            assert not re.search("Out of memory|oom-kill", event["text"]), event["text"]
+            warnings.warn(event["text"], stacklevel=1)

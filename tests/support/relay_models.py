@@ -201,6 +201,17 @@ class KeepingLevelRig(LevelRig):
     reverts = False
 
 
+class WeldedRig(LevelRig):
+    """A coil that falls back, with a contact that shows the position, and contacts that may stay inline."""
+
+    options = {**LevelRig.options, "read_back": "contacts", "settle": "20ms"}  # noqa: RUF012
+    welded = False
+
+    @property
+    def contacts(self) -> str:
+        return "inline" if self.welded else super().contacts
+
+
 class LatchingRig(GpioRig):
     """Two coils; each moves the contacts when its pulse lasted `needs_ms`."""
 

@@ -26,7 +26,7 @@ from appliance.hardware import board as described
 from appliance.hardware.relay import table as relays
 
 SPEC = boardspec.load("qemu-x86_64")
-NONE = i2c.Controller(lambda: 0.0, lambda: None)
+NONE = i2c.Controller(lambda: 0.0, lambda: None), i2c.Expander(lambda: None)
 
 
 # the drives
@@ -71,11 +71,11 @@ def test_keep_alive_holds_from_edge_to_edge() -> None:
 
 def test_kinds_that_the_simulator_has_not_are_refused() -> None:
     with pytest.raises(SpecError, match="no relay of kind"):
-        drive_of({"kind": "block"}, NONE)
+        drive_of({"kind": "block"}, *NONE)
     with pytest.raises(SpecError, match="needs the key"):
-        drive_of({"kind": "keep-alive", "line": "a"}, NONE)
+        drive_of({"kind": "keep-alive", "line": "a"}, *NONE)
     with pytest.raises(SpecError, match="while they are high"):
-        drive_of({"line": "a", "active": "low"}, NONE)
+        drive_of({"line": "a", "active": "low"}, *NONE)
     with pytest.raises(SpecError, match="no time"):
         seconds("soon")
 
@@ -122,8 +122,33 @@ def test_controller_has_registers_and_a_watchdog() -> None:
     assert controller.due is None
 
 
+def test_expander_has_pins_in_pairs_of_registers() -> None:
+    """A pin is driven when it is an output; an input is pulled low; two bytes go to both registers of a pair."""
+    changes: list[int] = []
+    expander = i2c.Expander(lambda: changes.append(1))
+    adapter = i2c.Adapter({i2c.EXPANDER: expander})
+
+    def transfer(*data: int) -> None:
+        assert adapter.request(struct.pack("<HHI", i2c.EXPANDER << 1, 0, 0) + bytes(data), 1) == i2c.OK
+
+    def shown(register: int, count: int) -> bytes:
+        transfer(register)
+        return adapter.request(struct.pack("<HHI", i2c.EXPANDER << 1, 0, i2c.READ), count + 1)[:-1]
+
+    assert (shown(2, 2), shown(6, 2), shown(0, 2)) == (b"\xff\xff", b"\xff\xff", b"\0\0")
+    assert not changes
+    transfer(7, 0xFD)
+    assert (expander.high(9), expander.high(8), shown(0, 2)) == (True, False, b"\0\2")
+    transfer(2, 0, 0)
+    transfer(0, 0xFF)
+    assert (expander.high(9), shown(0, 2)) == (False, b"\0\0")
+    assert len(changes) == 3
+    expander.power_up()
+    assert shown(6, 2) == b"\xff\xff"
+
+
 def test_adapter_refuses_what_is_not_there() -> None:
-    adapter = i2c.Adapter({i2c.ADDRESS: NONE})
+    adapter = i2c.Adapter({i2c.ADDRESS: NONE[0]})
     assert adapter.request(b"\0", 3)[-1:] == i2c.ERROR
     assert adapter.request(struct.pack("<HHI", 0x20 << 1, 0, i2c.READ), 3) == b"\0\0" + i2c.ERROR
     adapter.refuses = True
@@ -277,6 +302,21 @@ def test_controller_opens_by_its_watchdog(tmp_path: Path) -> None:
     run(body)
 
 
+def test_a_coil_on_an_expander_rests_when_the_board_is_reset(tmp_path: Path) -> None:
+    async def body() -> None:
+        bench = Bench(tmp_path, "expander")
+        expander = bench.simulator._expander
+        expander.write(bytes([3, 0x02]))
+        expander.write(bytes([7, 0xF9]))
+        assert bench.relay == "inline"
+        expander.write(bytes([3, 0x04]))
+        assert bench.relay == "disconnect"
+        bench.simulator._qmp_event({"event": "RESET", "data": {"guest": True}})
+        assert bench.relay == "bypass"
+
+    run(body)
+
+
 def test_latching_keeps_its_position_over_a_power_cut(tmp_path: Path) -> None:
     async def body() -> None:
         bench = Bench(tmp_path, "latching")
@@ -344,12 +384,12 @@ def test_appliance_and_simulator_understand_every_wiring(wiring: str) -> None:
     assert [port.name for port in made.port] == ["lan0", "wan0", "mgmt0"]
     (table,) = SPEC.described(wiring)["relay"]
     assert not relays.wrong(table)
-    assert set(drive_of(table, NONE).lines) <= set(lines_of(table))
+    assert set(drive_of(table, *NONE).lines) <= set(lines_of(table))
 
 
 def test_every_kind_of_drive_has_a_wiring() -> None:
     kinds = {SPEC.described(wiring)["relay"][0]["kind"] for wiring in SPEC.wirings}
-    assert kinds == {"level", "latching", "keep-alive", "bypass-controller"}
+    assert kinds == {"level", "latching", "keep-alive", "bypass-controller", "expander"}
     assert set(FAULTS) >= {"relay-stuck", "read-back-chatters", "lines-keep", "watchdog-dead"}
 
 

@@ -48,6 +48,18 @@ def test_status_bypass_cannot_be_missed() -> None:
     assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == render("status", with_relay("bypass", "operator"))
 
 
+def test_a_relay_that_stays_inline_cannot_be_missed() -> None:
+    """It was told to go to bypass and does not: the page says so, with the fault."""
+    status = with_relay("inline", "operator")
+    status["segments"][0] |= {"want": "bypass", "also": ["relay_fault: relay lan0-wan0: set to bypass, reads inline"]}
+    lines = render("status", status).splitlines()
+    assert lines[1].startswith("*** STILL INLINE *** segment main: operator (")
+    assert lines[1].endswith("): its relay should be in bypass")
+    assert lines[2].strip() == "segment main: relay_fault: relay lan0-wan0: set to bypass, reads inline"
+    status["segments"][0]["want"] = "hold"
+    assert "STILL INLINE" not in render("status", status)
+
+
 def test_status_without_segments_and_with_bad_configuration() -> None:
     """Nothing in service is an alarm too; configuration errors stand above the tables."""
     status = {**STATUS, "segments": [], "config": {"valid": False, "errors": ["F: rule web: match: syntax error"]}}

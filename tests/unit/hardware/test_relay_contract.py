@@ -14,8 +14,9 @@ from typing import NamedTuple
 import pytest
 
 from appliance.hardware.relay import factory, kinds, table
+from appliance.keeper.messages import Log
 from tests.support.relay_box import Box
-from tests.support.relay_models import RIGS, PlainRig, Rig
+from tests.support.relay_models import RIGS, PlainRig, Rig, WeldedRig
 
 LONG_MS = 6000  # more than any monostable or controller here waits
 
@@ -136,8 +137,8 @@ def test_its_bus_reports_an_error(name: str, box: Box, rig: Rig) -> None:
 
 
 def test_it_is_stuck(name: str, box: Box, rig: Rig) -> None:
-    """It does not follow an order to bypass: a fault, and the position is where it is, or unknown. A keep-alive line
-    that is stuck opens the relay anyway."""
+    """It does not follow an order to bypass: a fault, and the position is where it was found, or unknown. A keep-alive
+    line that is stuck opens the relay anyway."""
     rig.faults.stuck = True
     box.wants = dict.fromkeys(box.names, "bypass")
     box.until_unusable(1500)
@@ -145,10 +146,26 @@ def test_it_is_stuck(name: str, box: Box, rig: Rig) -> None:
     if usable:
         assert (position, rig.contacts) == ("bypass", "bypass")
     else:
-        assert (position in ("inline", "unknown") if rig.spec.keeps else position == "bypass", cause) == (
-            True,
-            "relay_fault",
-        )
+        assert (position in ("inline", "unknown"), cause) == (True, "relay_fault")
+
+
+def test_contacts_that_stay_are_one_fault_until_they_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The coil is released and the contacts stay inline: said once, as long as it lasts, with the true position."""
+    rig = WeldedRig(monkeypatch)
+    box = Box([rig])
+    box.inline()
+    rig.welded = True
+    box.wants = dict.fromkeys(box.names, "bypass")
+    seen: list[tuple[str, str, bool]] = []
+    for _ in range(100):
+        box.run(50)
+        if box.state() not in seen[-1:]:
+            seen.append(box.state())
+    assert seen == [("inline", "relay_fault", False)]
+    assert len([said for said in box.log if isinstance(said, Log) and "reads inline" in said.text]) == 1
+    rig.welded = False
+    box.run(LONG_MS)
+    assert box.state() == ("bypass", "healthy", True)
 
 
 def test_its_read_back_is_wrong(name: str, box: Box, rig: Rig) -> None:

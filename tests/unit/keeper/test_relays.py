@@ -277,11 +277,50 @@ def test_a_relay_that_is_lost_is_told_at_once_tried_a_second_later_and_not_read_
     assert of(core.step(1900 * MS, Tick()), OpenRelay) == [OpenRelay(A)]
     done = core.step(1900 * MS, RelayReport(A, error="gone"))
     assert not of(done, Log) + of(done, Send), "the same error is said once"
-    done = core.step(2900 * MS, RelayReport(A, BYPASS))
+    core.step(2900 * MS, Tick())
+    done = core.step(2910 * MS, RelayReport(A, BYPASS))
+    assert of(done, Drive) == [Drive(A, BYPASS)], "it has to show that it works"
+    assert not of(done, Log) + of(done, Send)
+    done = core.step(2920 * MS, RelayReport(A, BYPASS, expected=BYPASS, moved=True))
     assert Send() in done
     assert not of(done, Drive), "bypassd has to ask again: the cause may have changed"
     assert shown(core, A) == (BYPASS, "relay_missing", True, "")
-    assert of(core.step(2900 * MS, asks(INLINE, INLINE)), Drive) == [Drive(A, INLINE)]
+    assert of(core.step(2920 * MS, asks(INLINE, INLINE)), Drive) == [Drive(A, INLINE)]
+
+
+def test_a_relay_that_stays_inline_is_one_fault_and_inline_until_it_is_found_in_bypass() -> None:
+    """Opened again, it is driven to bypass, and judged when its contacts have had their time; nothing else is told."""
+    core = two({A: 50 * MS, B: 50 * MS})
+    core.step(MS, asks(INLINE, BYPASS))
+    core.step(60 * MS, RelayReport(A, INLINE, expected=INLINE))
+    core.step(100 * MS, CheckIn({A: Ask(BYPASS, "operator"), B: Ask(BYPASS, "operator")}))
+    done = core.step(160 * MS, RelayReport(A, INLINE, expected=BYPASS))
+    assert of(done, CloseRelay) == [CloseRelay(A)]
+    fault = (INLINE, "relay_fault", False, f"relay {A}: set to bypass, reads inline: check coil and GPIO controller")
+    assert shown(core, A) == fault
+    for now, found in ((1160, INLINE), (2220, BYPASS)):
+        assert OpenRelay(A) in core.step(now * MS, Tick())
+        done = core.step((now + 1) * MS, RelayReport(A, found))
+        assert of(done, Drive) == [Drive(A, BYPASS)]
+        done = core.step((now + 2) * MS, RelayReport(A, found, expected=BYPASS, moved=True))
+        assert not of(done, Log) + of(done, Send)
+        assert ReadRelay(A, BYPASS) in core.step((now + 52) * MS, Tick())
+        assert shown(core, A) == fault
+        done = core.step((now + 60) * MS, RelayReport(A, found, expected=BYPASS))
+        assert (Send() in done) == (found == BYPASS)
+        assert of(done, CloseRelay) == ([] if found == BYPASS else [CloseRelay(A)])
+    assert shown(core, A) == (BYPASS, "relay_fault", True, "")
+
+
+def test_a_relay_that_fails_while_it_has_to_show_that_it_works_is_tried_again_a_second_later() -> None:
+    core = two()
+    core.step(MS, RelayReport(A, error="gone"))
+    core.step(SECOND + MS, Tick())
+    core.step(SECOND + 2 * MS, RelayReport(A, BYPASS))
+    done = core.step(SECOND + 3 * MS, RelayReport(A, error="gone", expected=BYPASS))
+    assert not of(done, Log) + of(done, Send)
+    assert OpenRelay(A) in core.step(2 * SECOND + 3 * MS, Tick())
+    assert of(core.step(2 * SECOND + 4 * MS, RelayReport(A, INLINE)), Drive) == [Drive(A, BYPASS)]
 
 
 def test_relays_are_held_to_the_end_of_the_grace_and_to_the_nanosecond() -> None:

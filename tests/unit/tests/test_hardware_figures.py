@@ -45,6 +45,16 @@ def test_limits_are_told() -> None:
     assert missed([row(lossless, [replace(still, lost_frames=0)])]) == []
 
 
+def test_lacp_may_end_only_where_the_faults_own_limit_allows_it() -> None:
+    """A processor that hangs just after it was checked, just before a LACPDU: 2.4 s until the other one sees it, up to
+    0.5 s to the wire, a second since the last LACPDU."""
+    one, alive = TRIAL["one processor hung"], TRIAL["kernel hung, keep-alive relay"]
+    for trial, gap_ms, said in ((one, 3474.0, 0), (one, 3901.0, 1), (alive, 2900.0, 0), (alive, 3001.0, 1)):
+        assert len(missed([row(trial, [replace(RUN, lacp_gap_ms=gap_ms)])])) == said
+    runs = [replace(RUN, lacp_gap_ms=gap_ms) for gap_ms in (900.0, 3001.0, 2999.0, 3474.0)]
+    assert row(one, runs)["lacp_lost_ratio"] == 0.5
+
+
 def test_power_cuts_are_few() -> None:
     assert [wanted(CUT, runs) for runs in (2, 30)] == [2, 5]
     assert wanted(HUNG, 30) == 30
@@ -55,6 +65,7 @@ def test_all_that_is_promised_is_measured() -> None:
     limits = {name: trial.limit_ms for name, trial in TRIAL.items() if trial.limit_ms}
     assert limits["kernel hung (all processors)"] == 2500.0
     assert limits["kernel hung, keep-alive relay"] == 150.0
+    assert limits["one processor hung"] == 2900.0
     assert TRIAL["kernel hung, keep-alive relay"].wiring == "keep-alive"
     assert {"one processor hung", "kernel panic", "orderly reboot", "relay to bypass", "relay to inline"} <= set(TRIAL)
 
