@@ -107,8 +107,8 @@ def _round(context: Context, beside: list[str], name: str, share: int, stop: Int
 def _sample(share: int) -> str:
     """A filter for about one of so many frames, by a byte that most hops leave as it is; all that are not IP.
 
-    The eighth byte after the IP header is the lowest of TCP's and ESP's sequence number, of the sequence of an echo, and
-    of UDP's checksum.
+    The eighth byte after the IP header is the lowest of the sequence number of TCP and ESP, of the sequence of an echo,
+    and of the checksum of UDP.
     """
     if share == 1:
         return ""

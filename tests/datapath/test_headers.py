@@ -70,7 +70,7 @@ class Site:
         return made
 
     def set_up(self) -> None:
-        self.datapath.attach_segment("main", "lan0", "wan0", "tc", tunnels=("dpi",))
+        self.datapath.attach_segment("main", "lan0", "wan0", "tc")
         for side, name in ((Side.LAN, "tr1.0l"), (Side.WAN, "tr1.0w")):
             asyncio.run(joint.make(name))
             parts = joint.joint(name)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,6 @@ from appliance.config.edit import key_path
 from appliance.config.edit.document import Document
 from appliance.config.schema.model import Mirror, Rule
 from appliance.errors import BypassError
-from console.commands import canary
 from console.commands.canary import _sample
 from console.commands.hop_roles import demoted, promoted
 from console.commands.one_commit import Change
@@ -170,7 +170,7 @@ def test_a_sample_takes_each_frame_of_ip_by_one_of_its_parts(frame: bytes, monke
     """Every frame belongs to one part of eight, for the hop and the mirror alike; what is not IP to every part."""
     shares = []
     for part in range(8):
-        monkeypatch.setattr(canary.random, "randrange", lambda _, part=part: part)
+        monkeypatch.setattr(random, "randrange", lambda _, part=part: part)
         shares.append(_sample(8))
     assert [plain_bpf.run(plain_bpf.plain(text), frame).takes for text in shares].count(True) == 1
     assert all(plain_bpf.run(plain_bpf.plain(text), typed(0x88B6, bytes(50))).takes for text in shares)
