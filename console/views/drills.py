@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from console.render import PLAIN, Row, Style, cell, generic
-from console.views.common import clock, columns_of
+from console.views.common import clock, columns_of, hang
 
 
 def _milliseconds(value: Any) -> str | None:
@@ -41,6 +41,7 @@ def drills(data: Any, style: Style = PLAIN) -> str:
         lines.append(f"under way: {cell(data['running'])}")
     if data.get("window"):
         lines.append(f"maintenance window: {cell(data['window'])}")
+    lines = [part for line in lines for part in hang(line, style)]
     if not data.get("results") and proven.get("state") == "unproven":
         return "\n".join(lines)  # the first line says which drills are missing, and what makes them
     return "\n".join(lines) + "\n\n" + _table(data, style)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from console.render import Style
 from console.views import render
 from tests.support.machine_daemon import MachineDaemon
 from tests.support.terminal import Terminal, bypass
@@ -80,6 +81,8 @@ def test_that_there_is_none_is_said_once() -> None:
     unproven = {"state": "unproven", "detail": "relay drill of segment main: none yet; `drill run relay` makes it"}
     said = render("drills", {"protection": unproven, "running": "watchdog drill", "window": "", "results": []})
     assert said.splitlines() == [f"unproven: {unproven['detail']}", "under way: watchdog drill"]
+    narrow = render("drills", {"protection": unproven, "running": "", "window": "", "results": []}, Style(width=60))
+    assert max(map(len, narrow.splitlines())) <= 60
     unjudged = {"state": "not judged", "detail": "max_age_days is 0"}
     said = render("drills", {"protection": unjudged, "running": "", "window": "", "results": []})
     assert said.endswith("no drill yet: `drill run relay` makes one")
