@@ -67,6 +67,16 @@ def test_ten_times_its_capacity_costs_a_healthy_guest_nothing(bpf_object: Path, 
     assert found["excess"] == found["skipped"] == found["outcomes"]["bypassed"] > found["handed"]
 
 
+def test_a_flood_that_looks_like_heartbeats_is_traffic_like_any_other(bpf_object: Path) -> None:
+    """60,000 frames a second with our EtherType and addresses: none reaches the watch, and the guest does not fall."""
+    found = flooded(bpf_object, "--alike", "--times", 60_000 / CAPACITY, "--seconds", 5)
+    assert found["falls"] == 0, found
+    assert found["heartbeats_foreign"] == 0, found
+    assert found["heartbeats_back"] > 0
+    assert found["offered_per_s"] > 3 * CAPACITY, "the flood was none"
+    assert found["handed"] > CAPACITY, "they went to the guest"
+
+
 def test_the_excess_is_dropped_where_the_rule_says_so(bpf_object: Path) -> None:
     found = flooded(bpf_object, "--on-overload", "block-excess", "--seconds", 3)
     assert found["falls"] == 0, found

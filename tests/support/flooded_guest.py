@@ -20,6 +20,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -33,7 +34,7 @@ from simulator import netns
 from appliance.causes import Cause
 from appliance.config.schema import model
 from appliance.guest.port import tap
-from appliance.health.inband import make_nonce
+from appliance.health.inband import ETHERTYPE, make_nonce
 from appliance.health.verdict import Decision
 from appliance.health.watch import TapPair, Watch
 from appliance.hop.hop import Hop
@@ -46,6 +47,8 @@ from appliance.units import Duration
 FAR = 10**15
 TAPS = ("tw1.0l", "tw1.0w")
 FRAME = bytes.fromhex("020000000002020000000001") + b"\x90\x00" + bytes(46)
+OURS_ALIKE = bytes.fromhex("025457010002025457010002") + struct.pack(">H", ETHERTYPE) + b"TWHB\1" + bytes(45)
+"""What outsiders can know of our heartbeats: prefix of the addresses, EtherType and magic number."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -91,7 +94,7 @@ def forward(fds: tuple[int, int], capacity: int, stalled: mmap.mmap) -> None:
                 budget, idle = budget - 1, False
 
 
-def flood(device: str, rate: int, seconds: float) -> None:
+def flood(device: str, rate: int, seconds: float, frame: bytes = FRAME) -> None:
     """Send `rate` frames a second."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as out:
         out.bind((device, 0))
@@ -99,7 +102,7 @@ def flood(device: str, rate: int, seconds: float) -> None:
         while (spent := time.monotonic() - began) < seconds:
             while sent < spent * rate:
                 try:
-                    out.send(FRAME)
+                    out.send(frame)
                 except OSError:
                     pass
                 sent += 1
@@ -180,7 +183,8 @@ async def scenario(
     watch.start()
     await subject.reach(HopState.AVAILABLE)
     before, start = datapath.counters(), time.monotonic_ns()
-    pid = child(lambda: flood("lan", int(asked.capacity * asked.times), asked.seconds))
+    frame = OURS_ALIKE if asked.alike else FRAME
+    pid = child(lambda: flood("lan", int(asked.capacity * asked.times), asked.seconds, frame))
     found: dict[str, object] = {}
     highest = late = 0
     until = start + int((asked.hang or asked.seconds) * 1e9)
@@ -223,6 +227,7 @@ async def scenario(
             "watch_stalled_ms": late // 10**6,
             "heartbeats_sent": watch.heartbeats()[0].sent,
             "heartbeats_back": watch.heartbeats()[0].received,
+            "heartbeats_foreign": sum(way.foreign for way in watch.heartbeats()),
         }
     )
 
@@ -242,6 +247,7 @@ def main() -> None:
     parser.add_argument("--mode", default="xdp")
     parser.add_argument("--on-overload", default="auto")
     parser.add_argument("--hang", type=float, default=0)
+    parser.add_argument("--alike", action="store_true", help="frames that look like our heartbeats")
     asked = parser.parse_args()
     netns.leave()
     wires()
