@@ -48,11 +48,6 @@ KINDS = {
     "gre-ip4": Kind({"kind": "gre-ip", "remote": FAR4}, "gre"),
     "gre-ip6": Kind({"kind": "gre-ip", "remote": FAR6, "checksum": True}, "ip6gre csum encaplimit none", six=True),
     "fou4": Kind({"kind": "fou", "remote": FAR4}, "gretap encap fou encap-sport auto encap-dport 4754"),
-    "fou6": Kind(
-        {"kind": "fou", "remote": FAR6},
-        "ip6gretap encaplimit none encap fou encap-sport auto encap-dport 4754 encap-csum6",
-        six=True,
-    ),
     "vxlan4": Kind({"kind": "vxlan", "remote": FAR4}, "vxlan dstport 4789"),
     "vxlan6": Kind({"kind": "vxlan", "remote": FAR6}, "vxlan dstport 4789", six=True),
     "geneve4": Kind({"kind": "geneve", "remote": FAR4}, "geneve"),
@@ -108,7 +103,7 @@ def opened(kind: str) -> list[list[str]]:
     takes GRE out of UDP."""
     if "fou" not in KINDS[kind].device.split():
         return []
-    return [["ip", *(["-6"] if KINDS[kind].six else []), "fou", "add", "port", "4754", "ipproto", "47"]]
+    return [["ip", "fou", "add", "port", "4754", "ipproto", "47"]]
 
 
 def secured(public_key: str, key_file: str) -> list[str]:

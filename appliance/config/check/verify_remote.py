@@ -151,6 +151,9 @@ def _options(tunnel: Tunnel) -> Iterator[Fault]:
         for key in ("lan_port", "wan_port"):
             if getattr(tunnel, key):
                 yield key, f"{tunnel.kind} has no ports: leave it out"
+    far = address(tunnel.remote)
+    if tunnel.kind == "fou" and far is not None and far.version == 6:
+        yield "remote", f"{far} is IPv6, over which GRE in UDP carries no traffic yet: use IPv4, or vxlan"
     if tunnel.sequence and not kind.gre:
         yield "sequence", f"only GRE numbers its packets, not {tunnel.kind}"
 

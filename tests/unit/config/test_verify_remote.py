@@ -49,6 +49,11 @@ def test_a_good_one_is_taken() -> None:
 
 
 ROWS = [
+    (
+        '"gre-ethernet", remote = "2001',
+        '"fou", remote = "2001',
+        "2001:db8::9 is IPv6, over which GRE in UDP carries no",
+    ),
     ('"198.51.100.7"', '"far.example"', 'dpi: tunnel: remote: "far.example" is not the address of a computer'),
     ('"198.51.100.7"', '"224.0.0.1"', 'dpi: tunnel: remote: "224.0.0.1" is not the address'),
     ('"198.51.100.7"', '"192.0.2.1"', "dpi: tunnel: remote: 192.0.2.1 is the address of the appliance itself"),
