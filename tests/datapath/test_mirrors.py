@@ -294,14 +294,14 @@ def test_both_directions_are_copied_and_no_copy_leaves(wire: Wire, bpf_object: P
         assert [(port.mode, port.reason) for port in ports] == [("tc", "XDP cannot copy frames to mirrors: canary")] * 2
         made.record("canary", 8, 64)
         assert not wire.stream(3 * WINDOW)
-        wait_until(lambda: dropped(made) == 6 * WINDOW, "all that the mirror sent on", explain=lambda: hop(made))
+        wait_until(lambda: dropped(made) >= 6 * WINDOW, "all that the mirror sent on", explain=lambda: hop(made))
         assert hop(made).copies == 6 * WINDOW
         assert not any(hop(made).unsent.values())
         ports_are_whole(made, 3 * WINDOW)
         assert nothing_twice(wire)
         assert len(made.recorded("canary")) == 8
-        before = dropped(made)
         made.set_policy(Config(segment=(MAIN,), guest=CANARY.guest, rule=(Rule(name="all", path=("canary",)),)))
+        before = dropped(made)  # the mirror's bridge sends frames of its own now and then
         made.leases.renew("canary", time.monotonic_ns() + FAR)
         assert not wire.stream(WINDOW)
         assert dropped(made) == before

@@ -206,7 +206,8 @@ def test_wireguard_below_a_tunnel(board: Board, underlay: Board) -> None:
     )
     assert in_far(board, ["tc -s filter show dev up1 ingress | grep -c 'Sent 0 bytes'"]) == "1", "sent in the clear"
     name = f"wg{shown['hop']}"
-    assert board.sh(f"nsenter --net=/run/netns/{name} ss -Htuln").output == ""
+    listening = board.sh(f"nsenter --net=/run/netns/{name} ss -Htuln").output.splitlines()
+    assert {line.split()[4].rsplit(":", 1)[1] for line in listening} == {"4789"}, "the kernel's, for the tunnel, alone"
     index = f"ip -n {name} -o link show {name} | cut -d: -f1"
     before = board.sh(index).output
     board_appliance.restart_bypassd(board)

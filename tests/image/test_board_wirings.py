@@ -84,6 +84,7 @@ def test_orders_move_the_relay(board: Board, tmp_path: Path) -> None:
     wiring = board.payload.wiring
     (table,) = board.payload.board.described(wiring)["relay"]
     assert board.status()["drive"] == table["kind"]
+    board_appliance.wait_until(board, lambda: relay(board).get("relay") == "inline", "the keeper has found it inline")
     shown = relay(board)
     assert (shown["kind"], shown["relay"], shown["hang_ms"]) == (table["kind"], "inline", HANGS_MS[wiring])
     with board_traffic.frames(board, tmp_path) as streams:
