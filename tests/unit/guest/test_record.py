@@ -16,7 +16,7 @@ from appliance.config.schema import model
 from appliance.errors import GuestError
 from appliance.guest import process_start
 from appliance.guest.console import Console
-from appliance.guest.qemu import command, resources
+from appliance.guest.qemu import command, resources, spawn
 from appliance.guest.qemu.process import Process
 from appliance.guest.qemu.record import STATE_FILE, Record
 from appliance.guest.run import Run
@@ -65,6 +65,7 @@ def test_no_place_for_the_record_and_no_process_is_left(tmp_path: Path, monkeypa
     monkeypatch.setattr(process_start, "_ready", lambda *_: (machine, ()))
     monkeypatch.setattr(command, "plan", lambda _: command.Plan(range(0), None, range(0), None, None, None, ()))
     monkeypatch.setattr(command, "build", lambda _: ["touch", str(tmp_path / "ran")])
+    monkeypatch.setattr(spawn, "SOCKETS", ())  # the names of the tests' folders are too long for them
     monkeypatch.setattr(Process, "start", start)
     with pytest.raises(GuestError, match="cannot be recorded there: Is a directory"):
         asyncio.run(run.begin())
