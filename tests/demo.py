@@ -147,7 +147,7 @@ def suffer(board: Board, fault: Fault) -> Measure:
     whole = streams.reports(hit["mono_ns"])
     if fault.links:
         bypass_ms = (down_ns - hit["mono_ns"]) / 1e6
-        crossed = sum(report.received for report in streams.reports(down_ns, seen_ns))
+        crossed = sum(stream.arrivals(down_ns, seen_ns) for stream in streams.both)
     elif fault.relay:
         bypass_ms = (closed["mono_ns"] - hit["mono_ns"]) / 1e6
     else:

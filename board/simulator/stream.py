@@ -196,6 +196,10 @@ class Stream:
         """See `longest_silence_ms`."""
         return longest_silence_ms(*read_records(self.path), start_ns, end_ns)
 
+    def arrivals(self, start_ns: int, end_ns: int) -> int:
+        """Frames that arrived between two times, whenever they were sent: what a host's tap kept comes later."""
+        return sum(start_ns < record.received_ns < end_ns for record in read_records(self.path)[1])
+
     def wait_arrival(self, after_ns: int, timeout: float = 30.0) -> int:
         """When the first frame sent after `after_ns` arrived; TimeoutError if none does.
 
