@@ -169,7 +169,7 @@ class Checks:
     def tick(
         self, now: int, alive: Callable[[], bool], threads: Callable[[], Mapping[int, Thread]]
     ) -> Iterator[Evidence]:
-        """Send the heartbeats that are due; returns the evidence found meanwhile, then one `Tick` per check.
+        """Send the heartbeats that are due; returns the evidence found meanwhile, then a `Tick` per expired check.
 
         `alive` says whether the process runs, `threads` the state of QEMU's threads; each is called when it is due.
         """
@@ -185,9 +185,10 @@ class Checks:
                 event = self._stall.step(now, threads())
                 if event is not None:
                     yield CPU_CHECK, event
-        for check in list(self.verdict.detectors):
+        for check in [check for check, detector in self.verdict.detectors.items() if detector.overdue(now)]:
             yield check, Tick()
-        self._receipt.tick(now, self.next_due(now))
+        if HEARTBEAT_CHECK in self.verdict.detectors:
+            self._receipt.tick(now, self.next_due(now))
 
     @property
     def overloaded(self) -> str:

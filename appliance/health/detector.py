@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 
 from appliance.causes import Cause
 
@@ -38,12 +39,12 @@ class Limits:
     misses: int
     rises: int
 
-    @property
+    @cached_property
     def margin(self) -> int:
         """Scheduling margin (ns): a quarter of the interval, for timers and reads that are slightly late."""
         return self.interval // 4
 
-    @property
+    @cached_property
     def window(self) -> int:
         """How long one good piece of evidence holds (ns): `misses` intervals and the margin, or `LATENESS`."""
         return self.interval * self.misses + max(self.margin, LATENESS)
@@ -129,6 +130,10 @@ class Detector:
         """When the last good evidence expires; None = there is none."""
         return None if self.last_good is None else self.last_good + self.limits.window
 
+    def overdue(self, now: int) -> bool:
+        """Whether the last good evidence has expired: only then does time alone change anything."""
+        return self.last_good is not None and now >= self.last_good + self.limits.window
+
     def shorten_proof(self) -> None:
         """Rise after one piece of good evidence: for a guest that was proved to work before bypassd restarted."""
         self._goods = max(self._goods, self.limits.rises - 1)
@@ -185,8 +190,7 @@ class Detector:
         return actions
 
     def _expire(self, now: int, why: str = "") -> list[Action]:
-        expires = self.expires
-        if expires is None or now < expires:
+        if not self.overdue(now):
             return []
         self._goods, self._counted = 0, None
         if self.state is not CheckState.PASSING:

@@ -27,7 +27,7 @@ import struct
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 ETHERTYPE = 0x88B5  # IEEE 802 local experimental 1
 MAGIC = b"TWHB"
@@ -36,6 +36,7 @@ FRAME_BYTES = 60
 REMEMBERED = 64
 """How many sent heartbeats a lane remembers; one that comes back later proves nothing."""
 
+_ETHERTYPE = ETHERTYPE.to_bytes(2, "big")
 _BODY = struct.Struct(">4sBBHQQQ")
 _LOCAL = b"\x02"  # first byte of an address: unicast, locally administered
 _NEIGHBOUR_PREFIX = b"\x02\x54\x57"
@@ -59,8 +60,10 @@ class Direction(IntEnum):
         return "lan to wan" if self is Direction.LAN_TO_WAN else "wan to lan"
 
 
-@dataclass(frozen=True)
-class Beat:
+_DIRECTIONS = tuple(Direction)
+
+
+class Beat(NamedTuple):
     """The content of one heartbeat frame. `sent` in ns of CLOCK_MONOTONIC."""
 
     hop: int
@@ -98,7 +101,7 @@ def neighbour_address(hop: int, direction: Direction) -> bytes:
 def encode(beat: Beat) -> bytes:
     """The frame of a heartbeat, without the checksum, 60 bytes."""
     header = target_address(beat.nonce, beat.direction) + source_address(beat.nonce, beat.direction)
-    return (header + struct.pack(">H", ETHERTYPE) + pack(beat)).ljust(FRAME_BYTES, b"\0")
+    return (header + _ETHERTYPE + pack(beat)).ljust(FRAME_BYTES, b"\0")
 
 
 def pack(beat: Beat) -> bytes:
@@ -108,17 +111,17 @@ def pack(beat: Beat) -> bytes:
 
 def decode(frame: bytes) -> Beat | None:
     """The heartbeat in a frame; None if there is none of this version (never raises: frames come from a guest)."""
-    return unpack(frame[14:]) if frame[12:14] == ETHERTYPE.to_bytes(2, "big") else None
+    return unpack(frame, 14) if frame[12:14] == _ETHERTYPE else None
 
 
-def unpack(body: bytes) -> Beat | None:
-    """The heartbeat in the content after the EtherType, or in a payload; None if there is none."""
-    if len(body) < _BODY.size:
+def unpack(data: bytes, at: int = 0) -> Beat | None:
+    """The heartbeat whose content begins at this byte; None if there is none."""
+    if len(data) < at + _BODY.size:
         return None
-    magic, version, direction, hop, nonce, sequence, sent = _BODY.unpack_from(body)
-    if magic != MAGIC or version != VERSION or direction not in (0, 1):
+    magic, version, direction, hop, nonce, sequence, sent = _BODY.unpack_from(data, at)
+    if magic != MAGIC or version != VERSION or direction >= len(_DIRECTIONS):
         return None
-    return Beat(hop, Direction(direction), nonce, sequence, sent)
+    return Beat(hop, _DIRECTIONS[direction], nonce, sequence, sent)
 
 
 @dataclass(frozen=True)

@@ -74,4 +74,4 @@ class Route:
         length = (frame[14] & 15) * 4 if version == 4 else 40
         if version != self.source.version or length < 20 or frame[23 if version == 4 else 20] != _UDP:
             return None
-        return unpack(frame[14 + length + 8 :])
+        return unpack(frame, 14 + length + 8)

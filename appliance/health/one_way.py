@@ -30,6 +30,7 @@ class OneWay:
         self._streams, self._load = streams, load
         self._lead = min(streams, key=lambda stream: stream.limits.interval)
         self._leads = [stream for stream in streams if stream.probe == self._lead.probe]
+        self._half = self._lead.limits.interval // 2
         window = self._lead.limits.window
         self._target = max(min(TARGET_NS, window // 2), window // 4)
         for stream in streams:
@@ -59,9 +60,9 @@ class OneWay:
     @property
     def due(self) -> int:
         """When to look: with each heartbeat of the leading stream, and half an interval later if it is missing."""
-        lead = self._lead
-        half = lead.due - lead.limits.interval // 2
-        return half if any(stream.waits for stream in self._leads) and self._looked < half else lead.due
+        due = self._lead.due
+        half = due - self._half
+        return half if self._looked < half and any(stream.waits for stream in self._leads) else due
 
     def look(self, now: int) -> Iterator[Evidence]:
         """To be called before the next heartbeat: what the traffic proves for checks whose heartbeat is missing."""

@@ -190,18 +190,23 @@ class Guests:
 
     def way(self, name: str, side: int) -> Way:
         """One direction through a guest, as it is now."""
-        way = self._ways.setdefault((name, side), Way(self.clock.now))
+        now = self.clock.now
+        way = self._ways.get((name, side))
+        if way is None:
+            way = self._ways[name, side] = Way(now)
+        if way.at == now:
+            return way
         qemu = self.running.get(name)
         lease = self.kernel.leases.read(self.kernel.number(name), _UNTIL)
         passes = qemu is not None and qemu.works and qemu.deaf != side
         came = way.advance(
-            self.clock.now,
-            offered=self.kernel.offers and lease > self.clock.now,
+            now,
+            offered=lease > now and self.kernel.offers,
             takes=qemu is not None and qemu.running and not qemu.paused and not qemu.hung,
             passes=passes,
         )
         if came and qemu is not None:
-            qemu.forwarded[side] = self.clock.now
+            qemu.forwarded[side] = now
         return way
 
     def some(self, least: int, most: int) -> int:

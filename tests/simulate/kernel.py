@@ -230,8 +230,8 @@ class KernelModel:
     def steered(self) -> bool:
         """Whether the datapath has both ports."""
         lan, wan = self.ports["lan0"].ifindex, self.ports["wan0"].ifindex
-        ours = self.programs.get(lan) == OURS and self.programs.get(wan) == OURS
-        return ours and (lan, wan) in self.attached.values()
+        programs = self.programs
+        return programs.get(lan) == programs.get(wan) == OURS and (lan, wan) in self.attached.values()
 
     def carries(self, segment: str) -> bool:
         """Whether a frame that enters one port now leaves by the other one."""

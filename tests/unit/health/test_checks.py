@@ -13,7 +13,7 @@ from appliance.causes import Cause
 from appliance.config.schema import model
 from appliance.health.checks import PROCESS_LIMITS, Checks
 from appliance.health.cpu_stall import Thread
-from appliance.health.detector import Bad, Good, Tick
+from appliance.health.detector import Event, Good, Tick
 from appliance.health.inband_streams import TapPair
 from appliance.health.verdict import Available, Decision, History, Unavailable, WouldFall
 from appliance.units import Duration
@@ -308,12 +308,20 @@ def test_a_reset_asks_for_all_evidence_again(tmp_path: Path) -> None:
     assert {one.last_good for one in bench.checks.verdict.detectors.values()} == {None}
 
 
-def test_what_a_tick_says_ends_with_the_time_for_each_check(tmp_path: Path) -> None:
-    """Every check is told the time last, so that evidence of this tick counts before anything runs out."""
-    bench = Bench(tmp_path)
-    said = list(bench.checks.tick(0, bench.is_alive, dict))
-    assert said == [("process", Good(0)), ("process", Tick())]
-    assert not any(isinstance(event, Bad) for _, event in said)
+def test_the_evidence_of_a_tick_counts_before_anything_expires(tmp_path: Path) -> None:
+    """Time is told last, and only to checks whose evidence has expired by then."""
+    bench, now = Bench(tmp_path), 0
+    while not bench.checks.verdict.available:
+        bench.tick(now)
+        now += PROCESS_LIMITS.interval
+    for alive, events in ((True, [Good]), (False, [Tick])):
+        now, bench.alive = now + 10 * SECOND, alive
+        said: list[type[Event]] = []
+        for check, event in bench.checks.tick(now, bench.is_alive, dict):
+            said.append(type(event))
+            bench.checks.take(now, check, event)
+        assert said == events
+    assert not bench.checks.verdict.available
 
 
 def test_a_dry_run_watches_the_process_and_tells_the_rest(tmp_path: Path) -> None:
