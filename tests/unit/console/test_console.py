@@ -508,7 +508,8 @@ def test_a_long_help_stops_at_a_full_page(daemon: FakeDaemon, term: str) -> None
     terminal.until("python")
     terminal.until("]>")
     terminal.type("guest ips1 zzz ?")
-    said = terminal.until("expected: show") + terminal.until("command")
+    terminal.until("unknown argument")  # before it stands the line as it was drawn, with the terminal's sequences
+    said = "unknown argument" + terminal.until("expected: show") + terminal.until("command")
     assert all(len(line) <= 80 for line in said.splitlines()), "and no word is cut at the edge"
     terminal.close()
 
