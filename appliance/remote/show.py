@@ -42,7 +42,12 @@ def row(remote: Remote, now: int, unsent: dict[str, int] | UnsetType = UNSET) ->
 
 
 def keys(tunnel: Tunnel) -> str:
-    """The keys of both sides, with their UDP ports if they have any: "7 / 8", "7 port 4789 / 7 port 4790"."""
+    """The keys of both sides, with their UDP ports if they have any: "7 / 8", "7 port 4789 / 7 port 4790".
+
+    Of tunnels without keys the far end's addresses.
+    """
+    if not encapsulations.KINDS[tunnel.kind].keyed:
+        return " / ".join(tunnel.remotes)
     both = zip((tunnel.lan_key, tunnel.wan_key), encapsulations.ports(tunnel), strict=True)
     return " / ".join(f"{key} port {port}" if port else str(key) for key, port in both)
 
@@ -106,6 +111,7 @@ def _sides(remote: Remote) -> list[remotes.TunnelSide]:
     sides = zip(
         ("lan", "wan"),
         remote.tunnels.names,
+        tunnel.remotes,
         (tunnel.lan_key, tunnel.wan_key),
         encapsulations.ports(tunnel),
         strict=True,
@@ -114,13 +120,14 @@ def _sides(remote: Remote) -> list[remotes.TunnelSide]:
         remotes.TunnelSide(
             side=side,
             device=name,
+            far=far,
             key=key,
             port=port,
             mtu=_mtu(name),
             refused=sum(counted[side].get(each, 0) for each in REFUSED),
             counters=dict(counted[side]),
         )
-        for side, name, key, port in sides
+        for side, name, far, key, port in sides
     ]
 
 

@@ -124,8 +124,9 @@ async def _ip(words: Sequence[str], plan: Plan) -> None:
     if "Address already in use" in said:
         said = f"UDP port {plan.port} of the management port is in use by another program"
     elif "File exists" in said:
-        said = f"key {plan.key} is in use by a tunnel that is not ours"
-    raise UnreachableError(f"{kind} to {plan.tunnel.remote}: {said}")
+        what = f"key {plan.key} is" if encapsulations.KINDS[kind].keyed else "its addresses are"
+        said = f"{what} in use by a tunnel that is not ours"
+    raise UnreachableError(f"{kind} to {plan.remote}: {said}")
 
 
 def _line(text: str) -> str:

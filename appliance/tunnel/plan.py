@@ -31,9 +31,10 @@ def device_name(hop: int, segment: int, side: int) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """One device: the tunnel of one side. `key`, `port`: of this side; `version`: of IP outside."""
+    """One device: the tunnel of one side. `remote`, `key`, `port`: of this side; `version`: of IP outside."""
 
     tunnel: Tunnel
+    remote: str
     key: int
     port: int
     version: int
@@ -43,7 +44,7 @@ class Plan:
         """Written into the device as its last step: a device with this mark is ours, complete and as planned."""
         tunnel = self.tunnel
         options = [word for word in ("sequence", "checksum") if getattr(tunnel, word)]
-        ends = f"{tunnel.local or 'any'} {tunnel.remote}"
+        ends = f"{tunnel.local or 'any'} {self.remote}"
         below = wireguard.mark(tunnel)
         words = ["throughwire", tunnel.kind, ends, str(self.key), str(self.port), *options, *([below] if below else [])]
         return " ".join(words)
@@ -62,14 +63,18 @@ class Plan:
     def creation(self, name: str, source: str = "") -> Words:
         """The arguments of `ip` that make the device, down, in the present namespace.
 
-        `source`: our address by the routes, without which the kernel sends no GRE over IPv6. The outer packets must not
-        be fragmented: what does not fit is dropped and counted where it would not fit.
+        `source`: our address by the routes, without which the kernel sends neither GRE nor IP in IPv6. The outer
+        packets must not be fragmented: what does not fit is dropped and counted where it would not fit.
         """
-        tunnel, six = self.tunnel, self.version == 6
-        local = tunnel.local or (source if six and encapsulations.KINDS[tunnel.kind].gre else "")
-        ends = ["remote", tunnel.remote, *(["local", local] if local else [])]
+        tunnel, six, which_kind = self.tunnel, self.version == 6, encapsulations.KINDS[self.tunnel.kind]
+        local = tunnel.local or (source if six and (which_kind.gre or not which_kind.keyed) else "")
+        ends = ["remote", self.remote, *(["local", local] if local else [])]
         made = ["link", "add", name, "type"]
-        if encapsulations.KINDS[tunnel.kind].gre:
+        if not which_kind.keyed:
+            # With mode any, IPv6 outside carries IPv4 as well as IPv6; IPv4 outside carries IPv4 alone.
+            kind = ["ip6tnl", "mode", "any", "encaplimit", "none", "hoplimit"] if six else ["ipip", "pmtudisc", "ttl"]
+            return [*made, *kind, HOPS, *ends]
+        if which_kind.gre:
             options = [*(["seq"] if tunnel.sequence else []), *(["csum"] if tunnel.checksum else [])]
             if self.port:
                 # The source port follows the flow, so that the far end's queues share. IPv6 wants a checksum in UDP.
@@ -114,5 +119,6 @@ def listeners(text: str) -> set[Listener]:
 def plans(tunnel: Tunnel) -> tuple[Plan, Plan]:
     """The devices of the LAN side and of the WAN side. ValueError: the far end's address is none."""
     keys, version = (tunnel.lan_key, tunnel.wan_key), encapsulations.version(tunnel)
-    lan, wan = (Plan(tunnel, key, port, version) for key, port in zip(keys, encapsulations.ports(tunnel), strict=True))
+    sides = zip(tunnel.remotes, keys, encapsulations.ports(tunnel), strict=True)
+    lan, wan = (Plan(tunnel, remote, key, port, version) for remote, key, port in sides)
     return lan, wan

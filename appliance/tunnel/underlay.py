@@ -44,10 +44,10 @@ def rows(text: str) -> Rows:
     return [row for row in found if isinstance(row, dict) and row] if isinstance(found, list) else []
 
 
-def judge(tunnel: Tunnel, route: Rows, links: Rows, neighbours: Rows, said: str = "") -> Way:
+def judge(tunnel: Tunnel, route: Rows, links: Rows, neighbours: Rows, said: str = "", *, far: str = "") -> Way:
     """The way, from `ip -j route get`, `ip -j link show` and `ip -j neighbour show`. `said`: what the first one said
-    when it failed."""
-    far = tunnel.far
+    when it failed. `far`: where it leads; "": to the far end's first address."""
+    far = far or tunnel.far
     if not route or "dev" not in route[0]:
         return Way(trouble=f"no route to {far}: {said or 'network is unreachable'}")
     first = route[0]
@@ -90,19 +90,32 @@ def _up(row: dict[str, Any]) -> bool:
 
 
 async def look(tunnel: Tunnel, space: Namespace) -> Way:
-    """Ask the kernel. Never raises: what cannot be asked is a trouble too."""
+    """Ask the kernel. Never raises: what cannot be asked is a trouble too.
+
+    Of two addresses of the far end both are looked at: the way is that to the first one, as narrow as the narrower one,
+    and what is wrong with the second is its trouble too.
+    """
+    way = await _look(tunnel, space, tunnel.far)
+    if way.trouble or tunnel.wireguard is not None or len(set(tunnel.remotes)) == 1:
+        return way
+    other = await _look(tunnel, space, tunnel.remotes[1])
+    return replace(way, mtu=min(way.mtu, other.mtu) if other.mtu else way.mtu, trouble=other.trouble)
+
+
+async def _look(tunnel: Tunnel, space: Namespace, far: str) -> Way:
     if not space.exists:
         return Way(trouble="the management port is not set up")
     try:
         source = ["from", tunnel.local] if tunnel.local and tunnel.wireguard is None else []
-        said = await _ask(space, ["route", "get", tunnel.far, *source])
+        said = await _ask(space, ["route", "get", far, *source])
         route = rows(said)
         links = rows(await _ask(space, ["link", "show"]))
-        next_one = str(route[0].get("gateway", tunnel.far)) if route else tunnel.far
+        next_one = str(route[0].get("gateway", far)) if route else far
         neighbours = rows(await _ask(space, ["neighbour", "show", "to", next_one]))
     except UnreachableError as error:
         return Way(trouble=str(error))
-    return judge(tunnel, route, links, neighbours, " ".join(said.split()).removeprefix("RTNETLINK answers: "))
+    said = " ".join(said.split()).removeprefix("RTNETLINK answers: ")
+    return judge(tunnel, route, links, neighbours, said, far=far)
 
 
 Look = Callable[[Tunnel, Namespace], Awaitable[Way]]

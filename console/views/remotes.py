@@ -38,8 +38,8 @@ def _wireguard(row: Row) -> Row:
 
 
 _tunnels = columns_of("tunnels", "", [
-    ("side", "TUNNEL"), ("device", "DEVICE"), ("key", "KEY"), ("port", "PORT"), ("mtu", "MTU"), ("sent", "SENT"),
-    ("received", "RECEIVED"), ("refused", "REFUSED"), ("others", "COUNTERS"),
+    ("side", "TUNNEL"), ("device", "DEVICE"), ("far", "ENDS AT"), ("key", "KEY"), ("port", "PORT"), ("mtu", "MTU"),
+    ("sent", "SENT"), ("received", "RECEIVED"), ("refused", "REFUSED"), ("others", "COUNTERS"),
 ], _counted)  # fmt: skip
 
 

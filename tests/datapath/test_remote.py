@@ -30,7 +30,7 @@ from simulator import netns
 from appliance.api.schema.remotes import RemoteDetails
 from console.client import RemoteError
 from tests.support import far_end
-from tests.support.far_end import FAR4, FAR6, KINDS, LAN_KEY, OUR4, OUR6, WAN_KEY
+from tests.support.far_end import FAR4, FAR6, KINDS, LAN_KEY, OUR4, OUR6, SECOND4, SECOND6, WAN_KEY
 from tests.support.live import Live, during
 from tests.support.wire import ETH_NUMBERED, LAN_MAC, WAN_MAC, Wire
 
@@ -63,7 +63,7 @@ name = "dpi"
 hold = "0s"
 probes = [ {{ kind = "inband", interval = "50ms", misses = 3 }} ]
 return_timeout = "{timeout}"
-tunnel = {{ {tunnel}, lan_key = {lan}, wan_key = {wan} }}
+tunnel = {{ {tunnel} }}
 
 [[rule]]
 name = "all"
@@ -105,7 +105,7 @@ class Underlay:
         )
         for space, device, addresses in (
             (self.name, "mgmt0", (f"{OUR4}/24", f"{OUR6}/64")),
-            (self.far, "up0", (f"{FAR4}/24", f"{FAR6}/64")),
+            (self.far, "up0", (f"{FAR4}/24", f"{FAR6}/64", f"{SECOND4}/24", f"{SECOND6}/64")),
         ):
             for address in addresses:
                 more = ["nodad"] if ":" in address else []
@@ -173,7 +173,7 @@ class Site:
 @contextlib.contextmanager
 def site(bpf_object: Path, root: Path, kind: str, timeout: str = "0s") -> Iterator[Site]:
     need_kind(kind)
-    config = CONFIG.format(tunnel=KINDS[kind].toml, lan=LAN_KEY, wan=WAN_KEY, timeout=timeout)
+    config = CONFIG.format(tunnel=KINDS[kind].toml, timeout=timeout)
     with Wire() as wire:
         live = Live(wire, root, bpf_object, config)
         with Underlay(root, wire.box) as underlay:
@@ -584,8 +584,8 @@ def test_a_way_that_becomes_narrow_lets_long_frames_skip_the_remote(vxlan: Site)
 def test_one_network_with_two_ports(bpf_object: Path, tmp_path: Path) -> None:
     """One VNI; the sides are told apart by their UDP ports."""
     need_kind("vxlan4")
-    tunnel = KINDS["vxlan4"].toml + ", lan_port = 4789, wan_port = 4790"
-    config = CONFIG.format(tunnel=tunnel, lan=LAN_KEY, wan=LAN_KEY, timeout="0s")
+    words = f'kind = "vxlan", remote = "{FAR4}", lan_key = {LAN_KEY}, wan_key = {LAN_KEY}'
+    config = CONFIG.format(tunnel=f"{words}, lan_port = 4789, wan_port = 4790", timeout="0s")
     with Wire() as wire:
         live = Live(wire, tmp_path, bpf_object, config)
         with Underlay(tmp_path, wire.box) as underlay:

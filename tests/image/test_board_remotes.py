@@ -22,7 +22,7 @@ from simulator.download import Download
 from tests.support import board_appliance, far_end
 from tests.support.board_admin import commit
 from tests.support.board_appliance import GUEST
-from tests.support.far_end import FAR4, FAR6, KINDS, OUR4, OUR6
+from tests.support.far_end import FAR4, FAR6, KINDS, OUR4, OUR6, SECOND4, SECOND6
 
 SIZE = 1 << 20
 """Of a download, in bytes."""
@@ -46,10 +46,12 @@ ip -n mgmt address add {OUR4}/24 dev up0
 ip -n mgmt address add {OUR6}/64 dev up0 nodad
 ip -n far address add {FAR4}/24 dev up1
 ip -n far address add {FAR6}/64 dev up1 nodad
+ip -n far address add {SECOND4}/24 dev up1
+ip -n far address add {SECOND6}/64 dev up1 nodad
 ip -n mgmt link set up0 up
 ip -n far link set up1 up
 """
-QUICK = ("gre4", "gre6", "gre-ip4", "fou4", "geneve6")
+QUICK = ("gre4", "gre6", "gre-ip4", "ipip4", "ipip6", "fou4", "geneve6")
 """Kinds that every run tries: each way in which their devices differ."""
 Change = tuple[str, ...]
 ARP = 20
@@ -69,9 +71,9 @@ def in_far(board: Board, lines: Sequence[str]) -> str:
     return board.sh(f"nsenter --net=/run/netns/far sh -ec {shlex.quote('; '.join(lines))}").output.strip()
 
 
-def tunnel(board: Board, words: dict[str, str | bool], *more: Change) -> None:
+def tunnel(board: Board, kind: str, words: dict[str, str | bool], *more: Change) -> None:
     """Commit a remote with this tunnel in place of the one that is there, and send everything to it."""
-    made = {**words, "lan_key": far_end.LAN_KEY, "wan_key": far_end.WAN_KEY}
+    made = {**words, **far_end.keys(kind)}
     there = [("delete", "remote", "dpi")] if remote(board) else []
     text = {True: "true", False: "false"}
     commit(
@@ -142,7 +144,7 @@ def underlay(booted: Board) -> Iterator[Board]:
 def test_a_download_goes_through_the_remote_whole(board: Board, underlay: Board, kind: str) -> None:
     """Full-size frames there and back by each kind of tunnel, and none beside the remote."""
     join(board, kind)
-    tunnel(board, KINDS[kind].tunnel)
+    tunnel(board, kind, KINDS[kind].tunnel)
     reach(board, "available")
     download_through(board, ip=far_end.carries_ip(kind))
     shown = remote(board)
@@ -154,7 +156,7 @@ def test_a_download_goes_through_the_remote_whole(board: Board, underlay: Board,
 def test_a_download_is_whole_over_a_way_that_loses_packets(board: Board, underlay: Board) -> None:
     """One packet in twenty each way is lost, others come late: the remote keeps its traffic, or the excess of it."""
     join(board, "geneve4")
-    tunnel(board, KINDS["geneve4"].tunnel)
+    tunnel(board, "geneve4", KINDS["geneve4"].tunnel)
     reach(board, "available")
     since = len(moves(board))
     loss = "netem loss 5% delay 10ms 4ms"
@@ -184,6 +186,7 @@ def test_wireguard_below_a_tunnel(board: Board, underlay: Board) -> None:
     below = {"peer": FAR4, "public_key": theirs, "address": ours}
     tunnel(
         board,
+        "vxlan4",
         {"kind": "vxlan", "remote": near},
         *(("set", "remote", "dpi", "tunnel", "wireguard", key, value) for key, value in below.items()),
     )

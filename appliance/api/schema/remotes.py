@@ -24,18 +24,25 @@ class Remote(Answer, kw_only=True):
     segment: str | UnsetType = UNSET
     tunnel: Annotated[str, Meta(description="encapsulation, with its options")] | UnsetType = UNSET
     far: Annotated[str, Meta(description="address of the far end")] | UnsetType = UNSET
-    keys: Annotated[str, Meta(description="of the LAN side and the WAN side, with UDP ports")] | UnsetType = UNSET
+    keys: (
+        Annotated[
+            str, Meta(description="of the LAN side and the WAN side, with UDP ports; without keys, the addresses")
+        ]
+        | UnsetType
+    ) = UNSET
     way: Annotated[str, Meta(description='"up", or why packets do not reach the far end')] | UnsetType = UNSET
     unsent: Annotated[dict[str, int], Meta(description="frames that its tunnels did not take")] | UnsetType = UNSET
     warning: Detail | UnsetType = UNSET
 
 
 class TunnelSide(Answer):
-    """One tunnel. `mtu`: without Ethernet header and tag. `refused`: packets with a bad checksum (`rx_crc_errors`), out
+    """One tunnel. `far`: the address at which it ends. `key`: 0 where the kind has none. `mtu`: without Ethernet header
+    and tag. `refused`: packets with a bad checksum (`rx_crc_errors`), out
     of sequence (`rx_fifo_errors`) or otherwise not usable; `counters`: of the device, by the kernel's names."""
 
     side: str
     device: str
+    far: str
     key: int
     port: int
     mtu: int

@@ -29,7 +29,7 @@ def findings(config: Config) -> Iterator[Finding]:
         where = f"remote {remote.name}"
         bad_address = False
         for key, what in _addresses(remote.tunnel, config.management):
-            bad_address = bad_address or key in ("remote", "peer")
+            bad_address = bad_address or key in ("remote", "peer", "wan_remote")
             names = ("tunnel", "wireguard", key) if key in ("peer", "address") else ("tunnel", key)
             yield Finding(f"{where}: {': '.join(names)}", ("remote", index, *names), what)
         for key, what in _options(remote.tunnel):
@@ -37,7 +37,7 @@ def findings(config: Config) -> Iterator[Finding]:
         if remote.tunnel.wireguard is not None:
             for key, what in _wireguard(remote.name, remote.tunnel.wireguard, udp):
                 yield Finding(f"{where}: tunnel: wireguard: {key}", ("remote", index, "tunnel", "wireguard", key), what)
-        if address(remote.tunnel.remote) is not None:
+        if all(address(end) is not None for end in remote.tunnel.remotes):
             for key, what in _overlaps(remote, taken, udp):
                 yield Finding(f"{where}: tunnel: {key}", ("remote", index, "tunnel", key), what)
         for key, what in (*_segment(config, remote, fits=not bad_address), *_probes(config, remote)):
@@ -52,7 +52,9 @@ def remarks(config: Config) -> Iterator[Remark]:
             what = "its packets are not encrypted, and whoever can send with its addresses and keys reaches the link"
             yield Remark("note", where, f"{what}: add wireguard, or use a network that nobody else reaches")
         if encapsulations.carries_ip(remote.tunnel):
-            yield Remark("note", where, "it carries IP: frames with a tag, and those that are no IP, skip the remote")
+            carried = "IPv4" if encapsulations.only_ipv4(remote.tunnel) else "IP"
+            what = f"it carries {carried}: frames with a tag, and those that are no {carried}, skip the remote"
+            yield Remark("note", where, what)
 
 
 def address(text: str) -> Address | None:
@@ -71,6 +73,7 @@ def address_trouble(text: str) -> str:
 
 
 def _addresses(tunnel: Tunnel, management: Management) -> Iterator[Fault]:
+    yield from _second(tunnel, management)
     if tunnel.wireguard is None:
         yield from _in_the_clear(tunnel, management)
         return
@@ -86,6 +89,24 @@ def _addresses(tunnel: Tunnel, management: Management) -> Iterator[Fault]:
         yield "address", f"{own} is the far end's address: both need one of their own inside"
     if tunnel.local:
         yield "local", "it is the address of WireGuard: leave it out"
+
+
+def _second(tunnel: Tunnel, management: Management) -> Iterator[Fault]:
+    """The far end's other address, which only tunnels without keys have and need."""
+    text, keyed = tunnel.wan_remote, encapsulations.KINDS[tunnel.kind].keyed
+    if keyed and text:
+        yield "wan_remote", f"{tunnel.kind} tells the sides apart by their keys: leave it out"
+    if keyed or not text:
+        return
+    first, second = address(tunnel.remote), address(text)
+    if second is None:
+        yield "wan_remote", address_trouble(text)
+    elif first is not None and first.version != second.version:
+        yield "wan_remote", f"{second} is IPv{second.version}, and remote IPv{first.version}: both have the same"
+    elif tunnel.wireguard is None:
+        yield from _reachable(text, "wan_remote", tunnel.local, management)
+    elif second == address(tunnel.wireguard.address):
+        yield "wan_remote", f"{second} is our address inside WireGuard: it is one of the far end's"
 
 
 def _in_the_clear(tunnel: Tunnel, management: Management) -> Iterator[Fault]:
@@ -146,7 +167,8 @@ def _options(tunnel: Tunnel) -> Iterator[Fault]:
     for key in ("lan_key", "wan_key"):
         value = getattr(tunnel, key)
         if not kind.least_key <= value <= kind.most_key:
-            yield key, f"{value} is not possible with {tunnel.kind}: {kind.least_key} to {kind.most_key}"
+            what = f"{kind.least_key} to {kind.most_key}" if kind.keyed else "it has no keys: leave it out"
+            yield key, f"{value} is not possible with {tunnel.kind}: {what}"
     if not kind.port:
         for key in ("lan_port", "wan_port"):
             if getattr(tunnel, key):
@@ -156,6 +178,8 @@ def _options(tunnel: Tunnel) -> Iterator[Fault]:
         yield "remote", f"{far} is IPv6, over which GRE in UDP carries no traffic yet: use IPv4, or vxlan"
     if tunnel.sequence and not kind.gre:
         yield "sequence", f"only GRE numbers its packets, not {tunnel.kind}"
+    if tunnel.checksum and not kind.keyed:
+        yield "checksum", f"{tunnel.kind} has none: leave it out"
 
 
 def _overlaps(remote: Remote, taken: dict[tuple[object, ...], str], udp: dict[int, tuple[str, str]]) -> Iterator[Fault]:
@@ -164,6 +188,10 @@ def _overlaps(remote: Remote, taken: dict[tuple[object, ...], str], udp: dict[in
     lan, wan = encapsulations.claims(tunnel)
     if lan == wan:
         kind = encapsulations.KINDS[tunnel.kind]
+        if not kind.keyed:
+            what = f"{tunnel.kind} has no keys: give the far end a second address, and name it here"
+            yield "wan_remote", f"the two sides cannot be told apart: {what}"
+            return
         more = " or ports" if kind.port and not kind.gre else ""
         yield "wan_key", f"the two sides cannot be told apart: give them different keys{more}"
         return
@@ -173,7 +201,11 @@ def _overlaps(remote: Remote, taken: dict[tuple[object, ...], str], udp: dict[in
         owner = taken.setdefault(claim, remote.name)
         if owner != remote.name:
             port_too = f" on port {claim[2]}" if claim[2] else ""
-            yield f"{side}_key", f"{claim[-1]}{port_too} is already a key of remote {owner}: frames would be mixed up"
+            key, what = f"{side}_key", f"{claim[-1]}{port_too} is already a key of remote {owner}"
+            if not encapsulations.KINDS[tunnel.kind].keyed:
+                key = "remote" if side == "lan" else "wan_remote"
+                what = f"at {claim[1]} a tunnel of remote {owner} ends already"
+            yield key, f"{what}: frames would be mixed up"
         use, first = udp.setdefault(port, (tunnel.kind, remote.name)) if port else (tunnel.kind, "")
         if use != tunnel.kind:
             yield f"{side}_port", f"UDP port {port} is already used for {use} by remote {first}"
@@ -225,6 +257,10 @@ def misfit(tunnel: Tunnel, mtu: int, outer: int) -> str:
     return f"{what}: set management mtu to {need} or more, and let everything on the way carry it"
 
 
+def _carries_no_ipv6(tunnel: Tunnel) -> bool:
+    return address(tunnel.remote) is not None and encapsulations.only_ipv4(tunnel)
+
+
 def _probes(config: Config, remote: Remote) -> Iterator[Fault]:
     kinds, carries_ip = {probe.kind for probe in remote.probes}, encapsulations.carries_ip(remote.tunnel)
     if remote.tags and carries_ip:
@@ -243,5 +279,7 @@ def _probes(config: Config, remote: Remote) -> Iterator[Fault]:
         if carries_ip and (probe.frame or probe.kind == "negative"):
             what = "its tunnel carries IP and no frames"
             yield "probes", f"{number}: {what}: of in-band probes it can have those without frame"
+        if carries_ip and probe.routed is not None and ":" in probe.routed.lan and _carries_no_ipv6(remote.tunnel):
+            yield "probes", f"{number}: routed: its tunnel carries IPv4 only: name IPv4 addresses"
         if probe.via == MANAGEMENT and not (config.management.address or config.management.address6):
             yield "probes", f"{number}: the management port has no address to send probes from"

@@ -338,10 +338,15 @@ FIELDS: Final[dict[str, Field]] = {
     "remote.name": _NAME,
     "remote.tunnel": Field("the two tunnels by which it is reached, one a side", Effect.TUNNEL),
     "remote.tunnel.kind": Field(
-        "encapsulation: Ethernet in GRE (gre-ethernet), IP in GRE (gre-ip), Ethernet in GRE in UDP (fou), VXLAN or "
-        "Geneve. None of them encrypts or authenticates: add wireguard"
+        "encapsulation: Ethernet in GRE (gre-ethernet), IP in GRE (gre-ip), IP in IP (ipip), Ethernet in GRE in UDP "
+        "(fou), VXLAN or Geneve. None of them encrypts or authenticates: add wireguard"
     ),
     "remote.tunnel.remote": Field("address of the far end, reached through the management port", range="an address"),
+    "remote.tunnel.wan_remote": Field(
+        "ipip, which has no keys: another address of the far end, at which the WAN side's tunnel ends; `remote` is "
+        "then that of the LAN side's",
+        range="an address",
+    ),
     "remote.tunnel.local": Field(
         "our address in the outer packets; empty: as the routes say. Geneve has none",
         range="an address of the management port",
@@ -349,7 +354,7 @@ FIELDS: Final[dict[str, Field]] = {
     **{
         f"remote.tunnel.{side}_key": Field(
             f"key (GRE) or network identifier (VXLAN, Geneve) of the tunnel at the {side.upper()} side; "
-            "the far end has the same",
+            "the far end has the same. ipip has none",
             range="0 .. 4294967295; VXLAN, Geneve: 1 .. 16777215",
         )
         for side in ("lan", "wan")

@@ -223,10 +223,11 @@ class Wireguard(_Struct, frozen=True):
 class Tunnel(_Struct, frozen=True):
     """The two tunnels to a remote, one a side, told apart by key or by port (encapsulations.py)."""
 
-    kind: Literal["gre-ethernet", "gre-ip", "fou", "vxlan", "geneve"]
+    kind: Literal["gre-ethernet", "gre-ip", "ipip", "fou", "vxlan", "geneve"]
     remote: str  # address of the far end
-    lan_key: TunnelKey  # GRE, also in UDP (fou): key; vxlan and geneve: network identifier (VNI)
-    wan_key: TunnelKey
+    wan_remote: str = ""  # ipip, which has no keys: another address of the far end, that of the WAN side's tunnel
+    lan_key: TunnelKey = 0  # GRE, also in UDP (fou): key; vxlan and geneve: network identifier (VNI)
+    wan_key: TunnelKey = 0
     local: str = ""  # our address; "" = as the routes say
     lan_port: UdpPort = 0  # fou, vxlan, geneve: UDP port at both ends; 0 = the kind's own
     wan_port: UdpPort = 0
@@ -236,8 +237,13 @@ class Tunnel(_Struct, frozen=True):
 
     @property
     def far(self) -> str:
-        """The far end's address in the network of the management port."""
+        """The far end's address in the network of the management port; with two, that of the LAN side's tunnel."""
         return self.wireguard.peer if self.wireguard is not None else self.remote
+
+    @property
+    def remotes(self) -> tuple[str, str]:
+        """At which addresses the tunnels of the LAN side and of the WAN side end."""
+        return self.remote, self.wan_remote or self.remote
 
 
 class Remote(_Struct, frozen=True):

@@ -195,6 +195,8 @@ def tunnel(kind: str, remote: str, **more: object) -> Tunnel:
         (36, tunnel("gre-ethernet", "192.0.2.7", sequence=True, checksum=True)),
         (48, tunnel("gre-ethernet", "2001:db8::7")),
         (28, tunnel("gre-ip", "192.0.2.7")),
+        (20, tunnel("ipip", "192.0.2.7")),
+        (40, tunnel("ipip", "2001:db8::7")),
         (36, tunnel("fou", "192.0.2.7")),
         (60, tunnel("fou", "2001:db8::7", sequence=True)),
         (36, tunnel("vxlan", "192.0.2.7")),
@@ -234,18 +236,71 @@ def test_refused_of_a_tunnel_that_carries_ip(old: str, new: str, what: str) -> N
     assert any(what in error for error in found), found
 
 
+KEYLESS = GOOD.replace(
+    'kind = "vxlan", remote = "198.51.100.7", lan_key = 7, wan_key = 8',
+    'kind = "ipip", remote = "198.51.100.7", wan_remote = "198.51.100.8"',
+)
+OTHER = '[[remote]]\nname = "b"\ntunnel = { kind = "ipip", remote = "198.51.100.9", wan_remote = "198.51.100.7" }\n'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        (
+            ', wan_remote = "198.51.100.8"',
+            "",
+            "wan_remote: the two sides cannot be told apart: ipip has no keys: give the",
+        ),
+        ('"198.51.100.8"', '"198.51.100.7"', "wan_remote: the two sides cannot be told apart"),
+        ('"198.51.100.8"', '"192.0.2.1"', "wan_remote: 192.0.2.1 is the address of the appliance itself"),
+        ('"198.51.100.8"', '"2001:db8::8"', "wan_remote: 2001:db8::8 is IPv6, and remote IPv4: both have the same"),
+        ('"198.51.100.8"', '"far"', 'wan_remote: "far" is not the address of a computer'),
+        ('"198.51.100.8"', '"198.51.100.8", lan_key = 7', "lan_key: 7 is not possible with ipip: it has no keys"),
+        ('"198.51.100.8"', '"198.51.100.8", sequence = true', "sequence: only GRE numbers its packets, not ipip"),
+        ('"198.51.100.8"', '"198.51.100.8", checksum = true', "checksum: ipip has none: leave it out"),
+        ('"198.51.100.8"', '"198.51.100.8", lan_port = 7', "lan_port: ipip has no ports"),
+        ("[[rule]]", OTHER + "[[rule]]", "b: tunnel: wan_remote: at 198.51.100.7 a tunnel of remote dpi ends already"),
+        (
+            "lan_key = 0,",
+            'wan_remote = "2001:db8::8", lan_key = 0,',
+            "wan_remote: gre-ethernet tells the sides apart by",
+        ),
+        ("mtu = 1600", "mtu = 1519", "a packet of 1500 bytes becomes a packet of 1520 in the tunnel"),
+        (
+            'name = "dpi"',
+            'name = "dpi"\nprobes = [ { kind = "inband", routed = { lan = "fd00::1", wan = "fd00::2" } } ]',
+            "routed: its tunnel carries IPv4 only: name IPv4 addresses",
+        ),
+        (
+            '"198.51.100.8"',
+            f'"10.9.0.1", wireguard = {{ peer = "198.51.100.7", public_key = "{KEY}", address = "10.9.0.1" }}',
+            "wan_remote: 10.9.0.1 is our address inside WireGuard",
+        ),
+    ],
+)
+def test_refused_of_tunnels_without_keys(old: str, new: str, what: str) -> None:
+    assert errors(KEYLESS) == []
+    assert old in KEYLESS
+    found = errors(KEYLESS.replace(old, new, 1))
+    assert any(what in error for error in found), found
+
+
 @pytest.mark.parametrize(
     ("kind", "accept", "wanted"),
     [
         ("vxlan", "", ""),
         ("vxlan", "tcp", "tcp"),
         ("gre-ip", "", "ip or ip6"),
+        ("ipip", "", "ip"),
+        ("ipip", "tcp", "(ip) and (tcp)"),
         ("gre-ip", "tcp or vlan", "(ip or ip6) and (tcp or vlan)"),
     ],
 )
 def test_what_a_tunnel_can_carry_narrows_what_its_remote_accepts(kind: str, accept: str, wanted: str) -> None:
     assert encapsulations.accepted(Remote("dpi", tunnel(kind, "192.0.2.7"), accept=accept)) == wanted
     assert encapsulations.accepted(Guest("ips", accept=accept)) == accept
+    over6 = encapsulations.accepted(Remote("dpi", tunnel("ipip", "2001:db8::7"), accept="tcp"))
+    assert over6 == "(ip or ip6) and (tcp)"
 
 
 def test_heartbeats_through_a_tunnel_of_ip_are_packets() -> None:
@@ -266,6 +321,14 @@ def test_heartbeats_through_a_tunnel_of_ip_are_packets() -> None:
         (GOOD, ["dpi: tunnel: its packets are not encrypted", "ips: tunnel: its packets are not encrypted"]),
         (SECURED, ["ips: tunnel: its packets are not encrypted"]),
         (IP, ["dpi: tunnel: its packets", "dpi: tunnel: it carries IP: frames with a tag", "ips: tunnel: its packets"]),
+        (
+            KEYLESS,
+            [
+                "dpi: tunnel: its packets",
+                "dpi: tunnel: it carries IPv4: frames with a tag, and those that are no IPv4",
+                "ips: tunnel: its packets",
+            ],
+        ),
     ],
 )
 def test_what_lint_says_of_remotes(text: str, notes: list[str]) -> None:

@@ -20,6 +20,10 @@ def made(**more: object) -> Tunnel:
     return Tunnel(**{"kind": "vxlan", "remote": FOUR, "lan_key": 7, "wan_key": 8, **more})  # type: ignore[arg-type]
 
 
+def keyless(**more: object) -> Tunnel:
+    return Tunnel(**{"kind": "ipip", "remote": FOUR, "wan_remote": "192.0.2.8", **more})  # type: ignore[arg-type]
+
+
 ROWS = [
     (
         made(kind="gre-ethernet", local="192.0.2.1"),
@@ -55,6 +59,11 @@ ROWS = [
         "type vxlan id 8 remote 192.0.2.7 dstport 4790 ttl 64 nolearning df set udpcsum",
     ),
     (made(remote=SIX), "type vxlan id 8 remote 2001:db8::7 dstport 4789 ttl 64 nolearning"),
+    (keyless(), "type ipip pmtudisc ttl 64 remote 192.0.2.8"),
+    (
+        keyless(remote=SIX, wan_remote="2001:db8::8", local="2001:db8::1"),
+        "type ip6tnl mode any encaplimit none hoplimit 64 remote 2001:db8::8 local 2001:db8::1",
+    ),
     (made(kind="geneve"), "type geneve id 8 remote 192.0.2.7 dstport 6081 ttl 64 df set noudpcsum"),
 ]
 
@@ -70,6 +79,8 @@ def test_the_device_of_the_wan_side(tunnel: Tunnel, words: str) -> None:
     [
         (made(kind="gre-ethernet", remote=SIX), "2001:db8::1"),
         (made(kind="gre-ip", remote=SIX, local="2001:db8::9"), "2001:db8::9"),
+        (keyless(remote=SIX, wan_remote="2001:db8::8"), "2001:db8::1"),
+        (keyless(), ""),
         (made(kind="gre-ethernet"), ""),
         (made(remote=SIX), ""),
     ],
@@ -93,6 +104,8 @@ def test_a_mark_tells_every_difference() -> None:
         made(kind="gre-ethernet"),
         made(kind="fou"),
         made(kind="gre-ip"),
+        keyless(),
+        keyless(remote="192.0.2.9", wan_remote="192.0.2.10"),
         made(kind="gre-ethernet", sequence=True),
         made(wireguard=WIREGUARD),
         made(wireguard=msgspec.structs.replace(WIREGUARD, port=5)),

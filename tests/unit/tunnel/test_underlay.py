@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
 from appliance.config.schema.model import Tunnel
+from appliance.system.namespace import Namespace
+from appliance.tunnel import underlay
 from appliance.tunnel.underlay import Way, judge, rows
 
 FAR = "198.51.100.7"
@@ -81,3 +84,25 @@ def test_another_source_than_configured_is_named() -> None:
 def test_what_is_no_answer_has_no_rows(text: str) -> None:
     assert rows(text) == []
     assert rows(json.dumps(ROUTE)) == ROUTE
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "wanted"),
+    [
+        (Way("mgmt0", mtu=1600), Way("mgmt0", mtu=1520), Way("mgmt0", mtu=1520)),
+        (Way("mgmt0", mtu=1600), Way("mgmt0", mtu=1600, trouble="no"), Way("mgmt0", mtu=1600, trouble="no")),
+        (Way("mgmt0", mtu=1600), Way(trouble="no route"), Way("mgmt0", mtu=1600, trouble="no route")),
+        (Way(trouble="no link"), Way("mgmt0", mtu=1600), Way(trouble="no link")),
+    ],
+)
+def test_both_addresses_of_a_far_end_are_looked_at(
+    first: Way, second: Way, wanted: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tunnel of each side ends at one of them: what is wrong with either stops the remote."""
+    tunnel = Tunnel(kind="ipip", remote=FAR, wan_remote="198.51.100.8")
+
+    async def answer(_: Tunnel, __: object, far: str) -> Way:
+        return {FAR: first, "198.51.100.8": second}[far]
+
+    monkeypatch.setattr(underlay, "_look", answer)
+    assert asyncio.run(underlay.look(tunnel, Namespace("mgmt"))) == wanted
