@@ -16,7 +16,7 @@ from functools import partial
 
 from appliance.api.schema import remotes as answer
 from appliance.causes import Cause
-from appliance.config.schema import model
+from appliance.config.schema import encapsulations, model
 from appliance.config.schema.model import Config
 from appliance.config.schema.served import segment_of
 from appliance.errors import BypassError, GuestError, UnreachableError
@@ -57,10 +57,12 @@ class RemoteManager:
         space: Namespace,
         clock: Callable[[], int] = time.monotonic_ns,
         look: underlay.Look = underlay.look,
+        port: Callable[[str], str] = lambda name: name,
     ) -> None:
-        """`space`: the namespace of the management port, by which the outer packets go."""
+        """`space`: the namespace of the management port, by which the outer packets go. `port(name)`: the device of a
+        data port of the board, "" while it is missing."""
         self._config, self._paths, self._datapath, self._transitions = config, paths, datapath, transitions
-        self._space, self._clock, self._look_at = space, clock, look
+        self._space, self._clock, self._look_at, self._port = space, clock, look, port
         self._remotes: Hops[Remote, model.Remote] = Hops(
             "remote", make=self._make, forget=self._forget, removed=self._removed
         )
@@ -83,9 +85,15 @@ class RemoteManager:
         paths = self._paths
         place = Place(
             self._datapath, self._space, folder, paths.config.parent, self._clock, paths.wireguard_key,
-            self._look_at, self._guard,
+            self._look, self._guard,
         )  # fmt: skip
         return Remote(remote, self._segment(self._config, remote), place, self._transitions)
+
+    async def _look(self, tunnel: model.Tunnel, space: Namespace) -> underlay.Way:
+        """The way of a tunnel's packets, by the management port or by a port of their own. Never raises."""
+        if encapsulations.on_port(tunnel):
+            return underlay.look_at_port(tunnel, self._port(tunnel.port))
+        return await self._look_at(tunnel, space)
 
     @staticmethod
     def _segment(config: Config, remote: model.Remote) -> model.Segment:
@@ -136,7 +144,11 @@ class RemoteManager:
                 self._guarded = None
 
     async def _guard_once(self) -> None:
-        clear = (remote for remote in self._remotes if remote.tunnels.secured is None)
+        clear = (
+            remote
+            for remote in self._remotes
+            if remote.tunnels.secured is None and not encapsulations.on_port(remote.tunnels.config.tunnel)
+        )
         there = [remote for remote in clear if remote.way.device]
         device_of = next((remote.way.device for remote in there), "")
         found = [plan for remote in there for plan in plans(remote.tunnels.config.tunnel)]

@@ -128,10 +128,14 @@ class Tunnels:
 
     async def find_way(self, look: Look) -> Way:
         """The way of their packets. UnreachableError: there is none now. RefusedError: it is too narrow."""
-        way = await look(self.config.tunnel, self._space)
+        tunnel = self.config.tunnel
+        way = await look(tunnel, self._space)
         if not way.mtu:
-            raise UnreachableError(way.trouble or f"no way to {self.config.tunnel.far} is known")
-        if what := misfit(self.config.tunnel, self._mtu, way.mtu):
+            raise UnreachableError(way.trouble or f"no way to {tunnel.far} is known")
+        if encapsulations.on_port(tunnel):  # the port has no other use
+            least = encapsulations.outer_mtu(tunnel, self._mtu or encapsulations.ETHERNET_MTU)
+            way = replace(way, mtu=await asyncio.to_thread(device.widen, way.device, least))
+        if what := misfit(tunnel, self._mtu, way.mtu):
             raise RefusedError(what)
         return way
 
@@ -141,6 +145,8 @@ class Tunnels:
         UnreachableError: not now. DatapathError, HardwareError: the kernel refuses.
         """
         space, anew, source = self._space, False, way.source
+        if encapsulations.on_port(self.config.tunnel):
+            source = way.device
         if self.secured is not None:
             space, anew = self.secured.space, await self.secured.set_up(folder, way.mtu)
             source = self.secured.address

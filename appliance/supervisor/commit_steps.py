@@ -110,6 +110,11 @@ class CommitSteps:
                 if port not in ports:
                     what = f'this board has no port "{port}"{hint(port, ports)}'
                     raise ConfigError(f"segment {segment.name}: {key}", what)
+        for remote in new.remote:
+            port = remote.tunnel.port
+            if port and port not in ports:
+                what = f'this board has no port "{port}"{hint(port, ports)}'
+                raise ConfigError(f"remote {remote.name}: tunnel: port", what)
 
     async def _segments(self, new: Config) -> None:
         system = self._system

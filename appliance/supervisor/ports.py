@@ -133,7 +133,8 @@ class Ports:
             for side, name in (("lan", segment.lan), ("wan", segment.wan)):
                 if name == port.name:
                     return f"{segment.name}/{side}"
-        return ""
+        remotes = self._system.config.remote if self._system.config is not None else ()
+        return ", ".join(f"remote {remote.name}" for remote in remotes if remote.tunnel.port == port.name)
 
     async def _ethtool(self, place: _Place, flag: str) -> str:
         return await self._try([*place.before, "ethtool", flag, place.device])

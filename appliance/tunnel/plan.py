@@ -55,6 +55,11 @@ class Plan:
         return encapsulations.carries_ip(self.tunnel)
 
     @property
+    def on_port(self) -> bool:
+        """Whether it is a VLAN of a data port, and so in no other namespace."""
+        return encapsulations.on_port(self.tunnel)
+
+    @property
     def listener(self) -> Listener | None:
         """What must be open before the device gets packets."""
         kind = encapsulations.KINDS[self.tunnel.kind]
@@ -64,8 +69,11 @@ class Plan:
         """The arguments of `ip` that make the device, down, in the present namespace.
 
         `source`: our address by the routes, without which the kernel sends neither GRE nor IP in IPv6. The outer
-        packets must not be fragmented: what does not fit is dropped and counted where it would not fit.
+        packets must not be fragmented: what does not fit is dropped and counted where it would not fit. Of VLANs
+        `source` is the device of the port.
         """
+        if self.on_port:
+            return ["link", "add", "link", source, "name", name, "type", "vlan", "id", str(self.key)]
         tunnel, six, which_kind = self.tunnel, self.version == 6, encapsulations.KINDS[self.tunnel.kind]
         local = tunnel.local or (source if six and (which_kind.gre or not which_kind.keyed) else "")
         ends = ["remote", self.remote, *(["local", local] if local else [])]

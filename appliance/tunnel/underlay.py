@@ -7,17 +7,21 @@ namespace. It tells why a remote does not answer: the way there, or the remote i
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from appliance.config.schema.model import Tunnel
 from appliance.errors import UnreachableError
+from appliance.system import netdev
 from appliance.system.command import run
 from appliance.system.namespace import Namespace
 
 LIMIT_S = 3.0
+_SYS = Path("/sys/class/net")
 Rows = list[dict[str, Any]]
 
 
@@ -116,6 +120,18 @@ async def _look(tunnel: Tunnel, space: Namespace, far: str) -> Way:
         return Way(trouble=str(error))
     said = " ".join(said.split()).removeprefix("RTNETLINK answers: ")
     return judge(tunnel, route, links, neighbours, said, far=far)
+
+
+def look_at_port(tunnel: Tunnel, device: str) -> Way:
+    """The way of VLANs: the port's link and MTU. `device`: of the port, "" while it is missing. Never raises."""
+    if not device:
+        return Way(trouble=f"port {tunnel.port} is missing")
+    try:
+        mtu = netdev.mtu(device)
+        link = (_SYS / device / "carrier").read_text().strip() == "1"
+    except OSError as error:  # EINVAL: the port is down
+        return Way(device, trouble=f"port {device} is down" if error.errno == errno.EINVAL else f"{device} is gone")
+    return Way(device, mtu=mtu, trouble="" if link else f"{device} has no link")
 
 
 Look = Callable[[Tunnel, Namespace], Awaitable[Way]]

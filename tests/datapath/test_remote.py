@@ -218,7 +218,7 @@ def download(wire: Wire, size: int) -> str:
     return got.hexdigest()
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", far_end.NETWORKED)
 def test_a_download_goes_through_the_remote_whole(bpf_object: Path, tmp_path: Path, kind: str) -> None:
     """Each kind of tunnel, over IPv4 and IPv6: full-size frames there and back by the remote, and none beside it."""
     with site(bpf_object, tmp_path, kind) as made:

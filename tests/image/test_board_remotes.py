@@ -139,7 +139,7 @@ def underlay(booted: Board) -> Iterator[Board]:
 
 
 @pytest.mark.parametrize(
-    "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+    "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in far_end.NETWORKED]
 )
 def test_a_download_goes_through_the_remote_whole(board: Board, underlay: Board, kind: str) -> None:
     """Full-size frames there and back by each kind of tunnel, and none beside the remote."""
@@ -169,6 +169,37 @@ def test_a_download_is_whole_over_a_way_that_loses_packets(board: Board, underla
         assert set(moves(board)[since:]) <= {"overloaded", "available"}
     finally:
         board.sh("tc -n far qdisc delete dev up1 root; tc -n mgmt qdisc delete dev up0 root")
+
+
+def test_vlans_on_a_port_of_their_own(board: Board, underlay: Board) -> None:
+    """The port's MTU is raised for full-size frames; a lost link is named."""
+    mac = "02:00:00:00:0a:01"
+    board.sh(f"ip link add spare0 address {mac} type veth peer name {far_end.SPARE} netns far")
+    in_far(board, [f"ip link set {far_end.SPARE} mtu 1504 up"])
+    port = f'\n[[port]]\nname = "spare0"\nmac = "{mac}"\n'
+    changed = board_appliance.replaced(
+        board, board_appliance.BOARD_TOML, lambda text: text + port, board_appliance.restart_bypassd
+    )
+    try:
+        with changed:
+            board_appliance.wait_until(board, lambda: board_appliance.part_runs(board, "remotes"), "the remotes part")
+            join(board, "vlan")
+            tunnel(board, "vlan", KINDS["vlan"].tunnel)
+            reach(board, "available")
+            download_through(board)
+            shown = remote(board)
+            assert (shown["far"], shown["device"], shown["path_mtu"]) == ("spare0", "spare0", 1504)
+            assert [side["mtu"] for side in shown["tunnels"]] == [1500, 1500]
+            in_far(board, [f"ip link set {far_end.SPARE} down"])
+            board_appliance.wait_until(board, lambda: remote(board)["way"] == "spare0 has no link", "it is named")
+            assert (remote(board)["state"], remote(board)["cause"]) == ("suspect", "tunnel_down")
+            in_far(board, [f"ip link set {far_end.SPARE} up"])
+            reach(board, "available")
+            commit(board, ("set", "rule", "all", "path", GUEST), ("delete", "remote", "dpi"))
+            gone = "ip -o link show type vlan"
+            board_appliance.wait_until(board, lambda: not board.sh(gone).output, "its VLANs are gone")
+    finally:
+        board.sh("ip link delete spare0", check=False)
 
 
 def test_wireguard_below_a_tunnel(board: Board, underlay: Board) -> None:

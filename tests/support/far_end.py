@@ -16,6 +16,8 @@ LAN_KEY, WAN_KEY = 17, 18
 UNDERLAY_MTU = 1700
 INSIDE = ("10.9.0.2", "10.9.0.1")
 """Inside WireGuard: the far end, and the appliance."""
+SPARE = "up2"
+"""The far end's end of the cable to the port of VLANs."""
 DEVICES = ("far-lan", "far-wan", "joint")
 
 
@@ -52,6 +54,7 @@ KINDS = {
     "ipip4": Kind({"kind": "ipip", "remote": FAR4, "wan_remote": SECOND4}, "ipip"),
     "ipip6": Kind({"kind": "ipip", "remote": FAR6, "wan_remote": SECOND6}, "ip6tnl mode any encaplimit none", six=True),
     "fou4": Kind({"kind": "fou", "remote": FAR4}, "gretap encap fou encap-sport auto encap-dport 4754"),
+    "vlan": Kind({"kind": "vlan", "port": "spare0"}, "vlan"),
     "vxlan4": Kind({"kind": "vxlan", "remote": FAR4}, "vxlan dstport 4789"),
     "vxlan6": Kind({"kind": "vxlan", "remote": FAR6}, "vxlan dstport 4789", six=True),
     "geneve4": Kind({"kind": "geneve", "remote": FAR4}, "geneve"),
@@ -59,10 +62,16 @@ KINDS = {
 }
 
 
+NETWORKED = [kind for kind in KINDS if kind != "vlan"]
+"""The kinds that go by the management port."""
+
+
 def device(kind: str, key: int, ends: tuple[str, str] | None = None) -> list[str]:
     """What makes one tunnel of the far end, after the name of the device and its MTU."""
     near, far = ends or KINDS[kind].ends
     which, *options = KINDS[kind].device.split()
+    if kind == "vlan":
+        return ["link", SPARE, "type", which, "id", str(key)]
     if not keyed(kind):
         return ["type", which, "local", near, "remote", far, *options]
     if "gre" in which:

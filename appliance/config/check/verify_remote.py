@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from appliance.config.check.finding import Finding
 from appliance.config.check.unreachable_rules import Finding as Remark
@@ -23,12 +23,17 @@ PROBES = ("inband", "negative", "http", "tcp", "ping")
 
 def findings(config: Config) -> Iterator[Finding]:
     """Everything that is wrong with the remotes."""
+    ports = {port: segment.name for segment in config.segment for port in (segment.lan, segment.wan)}
     taken: dict[tuple[object, ...], str] = {}
     udp: dict[int, tuple[str, str]] = {}
     for index, remote in enumerate(config.remote):
         where = f"remote {remote.name}"
         bad_address = False
-        for key, what in _addresses(remote.tunnel, config.management):
+        on_port = encapsulations.on_port(remote.tunnel)
+        for key, what in _port(remote.tunnel, config.management, ports):
+            bad_address = bad_address or key == "wireguard"
+            yield Finding(f"{where}: tunnel: {key}", ("remote", index, "tunnel", key), what)
+        for key, what in () if on_port else _addresses(remote.tunnel, config.management):
             bad_address = bad_address or key in ("remote", "peer", "wan_remote")
             names = ("tunnel", "wireguard", key) if key in ("peer", "address") else ("tunnel", key)
             yield Finding(f"{where}: {': '.join(names)}", ("remote", index, *names), what)
@@ -37,7 +42,7 @@ def findings(config: Config) -> Iterator[Finding]:
         if remote.tunnel.wireguard is not None:
             for key, what in _wireguard(remote.name, remote.tunnel.wireguard, udp):
                 yield Finding(f"{where}: tunnel: wireguard: {key}", ("remote", index, "tunnel", "wireguard", key), what)
-        if all(address(end) is not None for end in remote.tunnel.remotes):
+        if on_port or all(address(end) is not None for end in remote.tunnel.remotes):
             for key, what in _overlaps(remote, taken, udp):
                 yield Finding(f"{where}: tunnel: {key}", ("remote", index, "tunnel", key), what)
         for key, what in (*_segment(config, remote, fits=not bad_address), *_probes(config, remote)):
@@ -50,7 +55,10 @@ def remarks(config: Config) -> Iterator[Remark]:
         where = f"remote {remote.name}: tunnel"
         if encapsulations.secured(remote.tunnel) == "no":
             what = "its packets are not encrypted, and whoever can send with its addresses and keys reaches the link"
-            yield Remark("note", where, f"{what}: add wireguard, or use a network that nobody else reaches")
+            say = f"{what}: add wireguard, or use a network that nobody else reaches"
+            if encapsulations.on_port(remote.tunnel):
+                say = "its frames are not encrypted, and whoever can send in its VLANs reaches the link"
+            yield Remark("note", where, say)
         if encapsulations.carries_ip(remote.tunnel):
             carried = "IPv4" if encapsulations.only_ipv4(remote.tunnel) else "IP"
             what = f"it carries {carried}: frames with a tag, and those that are no {carried}, skip the remote"
@@ -70,6 +78,23 @@ def address(text: str) -> Address | None:
 def address_trouble(text: str) -> str:
     """Why a tunnel cannot end at this address; "" if it can."""
     return "" if address(text) is not None else f'"{text}" is not the address of a computer; names are not resolved'
+
+
+def _port(tunnel: Tunnel, management: Management, ports: Mapping[str, str]) -> Iterator[Fault]:
+    """The port of VLANs, which no other kind has. `ports`: the segments, by their ports."""
+    if not encapsulations.on_port(tunnel):
+        if tunnel.port:
+            yield "port", f"{tunnel.kind} goes by the management port: leave it out"
+        return
+    if not tunnel.port:
+        yield "port", "is empty: name the port from the board's board.toml that leads to the far end"
+    elif tunnel.port in ports:
+        yield "port", f'"{tunnel.port}" is a port of segment {ports[tunnel.port]}: a tunnel has one of its own'
+    elif tunnel.port == management.port:
+        yield "port", f'"{tunnel.port}" is the management port: a tunnel has one of its own'
+    for key in ("remote", "wan_remote", "local", "wireguard", "checksum"):
+        if getattr(tunnel, key):
+            yield key, "there is no IP around a VLAN: leave it out"
 
 
 def _addresses(tunnel: Tunnel, management: Management) -> Iterator[Fault]:
@@ -178,7 +203,7 @@ def _options(tunnel: Tunnel) -> Iterator[Fault]:
         yield "remote", f"{far} is IPv6, over which GRE in UDP carries no traffic yet: use IPv4, or vxlan"
     if tunnel.sequence and not kind.gre:
         yield "sequence", f"only GRE numbers its packets, not {tunnel.kind}"
-    if tunnel.checksum and not kind.keyed:
+    if tunnel.checksum and not kind.keyed and not kind.on_port:
         yield "checksum", f"{tunnel.kind} has none: leave it out"
 
 
@@ -195,13 +220,15 @@ def _overlaps(remote: Remote, taken: dict[tuple[object, ...], str], udp: dict[in
         more = " or ports" if kind.port and not kind.gre else ""
         yield "wan_key", f"the two sides cannot be told apart: give them different keys{more}"
         return
-    if tunnel.wireguard is not None:
+    if tunnel.wireguard is not None and not encapsulations.on_port(tunnel):
         return  # in a namespace of their own
     for side, claim, port in zip(("lan", "wan"), (lan, wan), encapsulations.ports(tunnel), strict=True):
         owner = taken.setdefault(claim, remote.name)
         if owner != remote.name:
             port_too = f" on port {claim[2]}" if claim[2] else ""
             key, what = f"{side}_key", f"{claim[-1]}{port_too} is already a key of remote {owner}"
+            if encapsulations.on_port(tunnel):
+                what = f"VLAN {claim[-1]} of port {tunnel.port} is already a tunnel of remote {owner}"
             if not encapsulations.KINDS[tunnel.kind].keyed:
                 key = "remote" if side == "lan" else "wan_remote"
                 what = f"at {claim[1]} a tunnel of remote {owner} ends already"
@@ -234,7 +261,9 @@ def _segment(config: Config, remote: Remote, *, fits: bool) -> Iterator[Fault]:
         if segment.attach == "xdp":
             what = f'segment {segment.name} has attach = "xdp", and XDP cannot send to a tunnel of the kernel'
             yield "segment", f'{what}: set attach to "auto" or "tc"'
-        if fits and (what := misfit(remote.tunnel, segment.mtu, config.management.mtu)):
+        # The MTU of a port of VLANs is raised as they need it, as far as there are such MTUs.
+        outer = limits.MAX_MTU if encapsulations.on_port(remote.tunnel) else config.management.mtu
+        if fits and (what := misfit(remote.tunnel, segment.mtu, outer)):
             yield "tunnel", f"segment {segment.name}: {what}"
 
 
@@ -249,6 +278,8 @@ def misfit(tunnel: Tunnel, mtu: int, outer: int) -> str:
         return ""
     whole = mtu + encapsulations.beyond_mtu(tunnel)
     kind = "packet" if encapsulations.carries_ip(tunnel) else "frame"
+    if encapsulations.on_port(tunnel):
+        return f"its port would need an MTU of {need}, and has {outer}: give the segment a smaller mtu"
     what = (
         f"a {kind} of {whole} bytes becomes a packet of {need} in the tunnel, and the management port carries {outer}"
     )

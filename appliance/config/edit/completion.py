@@ -157,7 +157,7 @@ def _words_for(leaf: Leaf, data: key_path.Data, ports: Sequence[str]) -> list[st
     """Values that are names of something."""
     if leaf.choices:
         return list(leaf.choices)
-    if leaf.path in ("segment.lan", "segment.wan"):
+    if leaf.path in ("segment.lan", "segment.wan", "remote.tunnel.port"):
         return list(ports)
     if leaf.path == "rule.segment":
         return key_path.names(data.get("segment"), shape.tables("segment"))

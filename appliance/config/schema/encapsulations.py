@@ -45,6 +45,7 @@ class Encapsulation(NamedTuple):
     needs: dict[int, str]
     gre: bool = False  # numbers and sums its packets, and the kernel finds the device by addresses and key
     keyed: bool = True  # False: the far end has two addresses, by which the sides are told apart
+    on_port: bool = False  # no network below: VLANs on a port of their own
 
 
 KINDS: Final[dict[str, Encapsulation]] = {
@@ -64,11 +65,15 @@ KINDS: Final[dict[str, Encapsulation]] = {
     "vxlan": Encapsulation("Ethernet", 16, 1, 0xFFFFFF, 4789, "no", dict.fromkeys((4, 6), "CONFIG_VXLAN")),
     # RFC 8926: UDP and eight bytes, no options
     "geneve": Encapsulation("Ethernet", 16, 1, 0xFFFFFF, 6081, "no", dict.fromkeys((4, 6), "CONFIG_GENEVE")),
+    # IEEE 802.1Q: one more tag, and no IP around it
+    "vlan": Encapsulation("Ethernet", 4, 1, 4094, 0, "no", {0: "CONFIG_VLAN_8021Q"}, on_port=True),
 }
 
 
 def version(tunnel: Tunnel) -> int:
-    """Of IP around the encapsulation: 4 or 6. ValueError: the far end's address is none."""
+    """Of IP around the encapsulation: 4 or 6; 0: none. ValueError: the far end's address is none."""
+    if KINDS[tunnel.kind].on_port:
+        return 0
     return ipaddress.ip_address(tunnel.remote).version
 
 
@@ -79,7 +84,8 @@ def _ip_header(address: str) -> int:
 def overhead(tunnel: Tunnel) -> int:
     """Bytes that the tunnel adds to a frame, all outer IP headers included. ValueError as in `version`."""
     options = 4 * tunnel.sequence + 4 * tunnel.checksum if KINDS[tunnel.kind].gre else 0
-    return _ip_header(tunnel.remote) + KINDS[tunnel.kind].header + options + wireguard_overhead(tunnel)
+    network = 0 if KINDS[tunnel.kind].on_port else _ip_header(tunnel.remote)
+    return network + KINDS[tunnel.kind].header + options + wireguard_overhead(tunnel)
 
 
 def wireguard_overhead(tunnel: Tunnel) -> int:
@@ -93,7 +99,10 @@ def secured(tunnel: Tunnel) -> str:
 
 
 def outer_mtu(tunnel: Tunnel, mtu: int) -> int:
-    """The MTU that the way to the far end must have, for the longest frames of a segment with this MTU."""
+    """The MTU that the way to the far end must have, for the longest frames of a segment with this MTU.
+
+    It counts neither Ethernet header nor one tag of the outer packets, as the MTU of a port.
+    """
     return mtu + beyond_mtu(tunnel) + overhead(tunnel)
 
 
@@ -104,12 +113,17 @@ def inner_mtu(tunnel: Tunnel, outer: int) -> int:
 
 def beyond_mtu(tunnel: Tunnel) -> int:
     """Bytes of a frame that the tunnel carries and that its segment's MTU does not count."""
-    return 0 if carries_ip(tunnel) else FRAME_BEYOND_MTU
+    return 0 if carries_ip(tunnel) or on_port(tunnel) else FRAME_BEYOND_MTU
 
 
 def carries_ip(tunnel: Tunnel) -> bool:
     """Whether it carries packets of IP, and no frames."""
     return KINDS[tunnel.kind].carries == "IP"
+
+
+def on_port(tunnel: Tunnel) -> bool:
+    """Whether it is a pair of VLANs on a port of their own, with no network below."""
+    return KINDS[tunnel.kind].on_port
 
 
 def only_ipv4(tunnel: Tunnel) -> bool:
@@ -153,6 +167,8 @@ def claims(tunnel: Tunnel) -> list[tuple[object, ...]]:
     if not KINDS[tunnel.kind].keyed:
         return [(tunnel.kind, str(ipaddress.ip_address(end)), 0, "") for end in tunnel.remotes]
     keys = (tunnel.lan_key, tunnel.wan_key)
+    if on_port(tunnel):
+        return [(tunnel.kind, tunnel.port, 0, key) for key in keys]
     far: object = version(tunnel) if tunnel.kind == "vxlan" else str(ipaddress.ip_address(tunnel.remote))
     if KINDS[tunnel.kind].gre:
         return [("GRE", far, 0, key) for key in keys]

@@ -339,9 +339,16 @@ FIELDS: Final[dict[str, Field]] = {
     "remote.tunnel": Field("the two tunnels by which it is reached, one a side", Effect.TUNNEL),
     "remote.tunnel.kind": Field(
         "encapsulation: Ethernet in GRE (gre-ethernet), IP in GRE (gre-ip), IP in IP (ipip), Ethernet in GRE in UDP "
-        "(fou), VXLAN or Geneve. None of them encrypts or authenticates: add wireguard"
+        "(fou), VXLAN, Geneve, or VLANs on a port of their own (vlan). None of them encrypts or authenticates: add "
+        "wireguard"
     ),
-    "remote.tunnel.remote": Field("address of the far end, reached through the management port", range="an address"),
+    "remote.tunnel.remote": Field(
+        "address of the far end, reached through the management port; vlan has none", range="an address"
+    ),
+    "remote.tunnel.port": Field(
+        "vlan: the data port that leads to the far end; it belongs to no segment, and its MTU is raised as needed",
+        range="a port of the board's board.toml",
+    ),
     "remote.tunnel.wan_remote": Field(
         "ipip, which has no keys: another address of the far end, at which the WAN side's tunnel ends; `remote` is "
         "then that of the LAN side's",
@@ -353,9 +360,9 @@ FIELDS: Final[dict[str, Field]] = {
     ),
     **{
         f"remote.tunnel.{side}_key": Field(
-            f"key (GRE) or network identifier (VXLAN, Geneve) of the tunnel at the {side.upper()} side; "
+            f"key (GRE), network identifier (VXLAN, Geneve) or VLAN ID of the tunnel at the {side.upper()} side; "
             "the far end has the same. ipip has none",
-            range="0 .. 4294967295; VXLAN, Geneve: 1 .. 16777215",
+            range="0 .. 4294967295; VXLAN, Geneve: 1 .. 16777215; vlan: 1 .. 4094",
         )
         for side in ("lan", "wan")
     },

@@ -223,10 +223,11 @@ class Wireguard(_Struct, frozen=True):
 class Tunnel(_Struct, frozen=True):
     """The two tunnels to a remote, one a side, told apart by key or by port (encapsulations.py)."""
 
-    kind: Literal["gre-ethernet", "gre-ip", "ipip", "fou", "vxlan", "geneve"]
-    remote: str  # address of the far end
+    kind: Literal["gre-ethernet", "gre-ip", "ipip", "fou", "vxlan", "geneve", "vlan"]
+    remote: str = ""  # address of the far end; vlan has none
+    port: str = ""  # vlan: the port of the board that leads to the far end, and to nothing else
     wan_remote: str = ""  # ipip, which has no keys: another address of the far end, that of the WAN side's tunnel
-    lan_key: TunnelKey = 0  # GRE, also in UDP (fou): key; vxlan and geneve: network identifier (VNI)
+    lan_key: TunnelKey = 0  # GRE, also in UDP (fou): key; vxlan, geneve: network identifier (VNI); vlan: VLAN ID
     wan_key: TunnelKey = 0
     local: str = ""  # our address; "" = as the routes say
     lan_port: UdpPort = 0  # fou, vxlan, geneve: UDP port at both ends; 0 = the kind's own
@@ -237,13 +238,17 @@ class Tunnel(_Struct, frozen=True):
 
     @property
     def far(self) -> str:
-        """The far end's address in the network of the management port; with two, that of the LAN side's tunnel."""
-        return self.wireguard.peer if self.wireguard is not None else self.remote
+        """The far end's address in the network of the management port; with two, that of the LAN side's tunnel.
+
+        Of VLANs the name of the port.
+        """
+        return self.wireguard.peer if self.wireguard is not None else self.remote or self.port
 
     @property
     def remotes(self) -> tuple[str, str]:
-        """At which addresses the tunnels of the LAN side and of the WAN side end."""
-        return self.remote, self.wan_remote or self.remote
+        """At which addresses the tunnels of the LAN side and of the WAN side end; of VLANs the port, twice."""
+        first = self.remote or self.port
+        return first, self.wan_remote or first
 
 
 class Remote(_Struct, frozen=True):

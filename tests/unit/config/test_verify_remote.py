@@ -197,6 +197,7 @@ def tunnel(kind: str, remote: str, **more: object) -> Tunnel:
         (28, tunnel("gre-ip", "192.0.2.7")),
         (20, tunnel("ipip", "192.0.2.7")),
         (40, tunnel("ipip", "2001:db8::7")),
+        (4, Tunnel(kind="vlan", port="eth2", lan_key=1, wan_key=2)),
         (36, tunnel("fou", "192.0.2.7")),
         (60, tunnel("fou", "2001:db8::7", sequence=True)),
         (36, tunnel("vxlan", "192.0.2.7")),
@@ -285,6 +286,55 @@ def test_refused_of_tunnels_without_keys(old: str, new: str, what: str) -> None:
     assert any(what in error for error in found), found
 
 
+VLANS = GOOD.replace(
+    'kind = "vxlan", remote = "198.51.100.7", lan_key = 7, wan_key = 8',
+    'kind = "vlan", port = "eth2", lan_key = 7, wan_key = 8',
+).replace("mtu = 1600", 'mtu = 1600\nport = "mgmt0"')
+MORE = '[[remote]]\nname = "b"\ntunnel = {{ kind = "vlan", port = "{}", lan_key = 9, wan_key = 7 }}\n'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ('port = "eth2", ', "", "dpi: tunnel: port: is empty: name the port from the board's board.toml"),
+        ('port = "eth2"', 'port = "wan0"', 'port: "wan0" is a port of segment main: a tunnel has one of its own'),
+        ('port = "eth2"', 'port = "mgmt0"', 'port: "mgmt0" is the management port'),
+        (
+            'port = "eth2"',
+            'port = "eth2", remote = "198.51.100.7"',
+            "remote: there is no IP around a VLAN: leave it out",
+        ),
+        ('port = "eth2"', 'port = "eth2", local = "192.0.2.1"', "local: there is no IP around a VLAN"),
+        (
+            'port = "eth2"',
+            f'port = "eth2", wireguard = {{ peer = "x", public_key = "{KEY}", address = "10.9.0.1" }}',
+            "wireguard: there is no IP around a VLAN",
+        ),
+        ("lan_key = 7", "lan_key = 4095", "lan_key: 4095 is not possible with vlan: 1 to 4094"),
+        ("wan_key = 8", "wan_key = 7", "wan_key: the two sides cannot be told apart: give them different keys"),
+        (
+            "[[rule]]",
+            MORE.format("eth2") + "[[rule]]",
+            "b: tunnel: wan_key: VLAN 7 of port eth2 is already a tunnel of",
+        ),
+        ("lan_key = 0,", 'port = "eth2", lan_key = 0,', "ips: tunnel: port: gre-ethernet goes by the management port"),
+        (
+            'wan = "wan0"',
+            'wan = "wan0"\nmtu = 15997',
+            "its port would need an MTU of 16001, and has 16000: give the seg",
+        ),
+    ],
+)
+def test_refused_of_vlans(old: str, new: str, what: str) -> None:
+    """They go by no network, so the management port's MTU is no limit."""
+    assert errors(VLANS) == []
+    assert errors(VLANS.replace("[[rule]]", MORE.format("eth3") + "[[rule]]")) == []
+    assert not [error for error in errors(VLANS.replace("mtu = 1600", "mtu = 1500")) if "dpi" in error]
+    assert old in VLANS
+    found = errors(VLANS.replace(old, new, 1))
+    assert any(what in error for error in found), found
+
+
 @pytest.mark.parametrize(
     ("kind", "accept", "wanted"),
     [
@@ -321,6 +371,7 @@ def test_heartbeats_through_a_tunnel_of_ip_are_packets() -> None:
         (GOOD, ["dpi: tunnel: its packets are not encrypted", "ips: tunnel: its packets are not encrypted"]),
         (SECURED, ["ips: tunnel: its packets are not encrypted"]),
         (IP, ["dpi: tunnel: its packets", "dpi: tunnel: it carries IP: frames with a tag", "ips: tunnel: its packets"]),
+        (VLANS, ["dpi: tunnel: its frames are not encrypted, and whoever can send in", "ips: tunnel: its packets"]),
         (
             KEYLESS,
             [
