@@ -45,7 +45,7 @@ SETTLE_S = 1.0
 BLAMED_NS = 30_000_000_000
 """How long a remote that returned nothing is bypassed before it is tried again."""
 
-BY_OPERATOR, BY_RETURNED = "operator", "returned traffic"  # vetoes
+BY_OPERATOR, BY_RETURNED, BY_LOOP = "operator", "returned traffic", "loop"  # vetoes
 
 _CHANGES = {
     HopState.AVAILABLE: Change.REMOTE_AVAILABLE,
@@ -97,6 +97,7 @@ class Remote:
         self._rebuild = False
         self._running = False
         self._returned = Returned(int(config.return_timeout))
+        self._looped = ""  # why it was in a loop, until it is available again
 
     def _tunnels(self) -> Tunnels:
         place = self._place
@@ -180,6 +181,14 @@ class Remote:
         self.watch.veto(BY_OPERATOR, why, Cause.OPERATOR)
         self.hop.explain(Cause.OPERATOR, why)
         return f"{self.hop} is bypassed: it gets no frames until `start`"
+
+    def looped(self, serve: str) -> None:
+        """A heartbeat that was sent into it came in by what is served to another appliance: break the loop here."""
+        if self.watch is None:
+            return
+        self._looped = f"what is sent to it comes in again by serve {serve}"
+        log.warning("%s: a loop: %s", self.hop, self._looped)
+        self.watch.veto(BY_LOOP, self._looped, Cause.LOOP, BLAMED_NS)
 
     def stop(self) -> str:
         """Take its traffic away, then remove its tunnels."""
@@ -315,6 +324,8 @@ class Remote:
             if self._way.due(now):
                 await self._look(now)
             self._judge_returned(now)
+            if self._looped and self.hop.cause is Cause.HEARTBEAT_LOST:
+                self.hop.explain(Cause.LOOP, self._looped)  # it is broken, so no heartbeat comes back any more
 
     async def _look(self, now: int) -> None:
         """Look at the way: it explains a failure, and limits the frames."""
@@ -393,6 +404,8 @@ class Remote:
         hop = self.hop
         if SERVING & {old, hop.state}:
             self._proved.note(self._mark if hop.state in SERVING else "")
+        if hop.state is HopState.AVAILABLE:
+            self._looped = ""
         change = _CHANGES.get(hop.state, Change.REMOTE_OTHER)
         self._ledger.record(change, self.name, old.value, hop.state.value, hop.cause, detail=hop.detail)
         if hop.state is HopState.SUSPECT or self.way.trouble:

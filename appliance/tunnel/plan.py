@@ -18,8 +18,8 @@ from appliance.tunnel import wireguard
 
 Words = list[str]
 
-NAME = re.compile(r"t[ru]\d+\.\d+[lw]")
-"""Of hops' devices, and of tunnels behind them (joint.py)."""
+NAME = re.compile(r"t(?:[ru]\d+\.|s)\d+[lw]")
+"""Of hops' devices, of tunnels behind them (joint.py), and of tunnels by which others are served."""
 HOPS = "64"
 """Time to live of the outer packets; that of the inner ones must not end a tunnel's."""
 
@@ -27,6 +27,11 @@ HOPS = "64"
 def device_name(hop: int, segment: int, side: int) -> str:
     """Name of the device of `hop` at `side` (0 LAN, 1 WAN) of the segment with this index: "tr3.0l"."""
     return f"tr{hop}.{segment}{'lw'[side]}"
+
+
+def served_name(segment: int, side: int) -> str:
+    """Name of the device at `side` of what the segment with this index serves: "ts3l"."""
+    return f"ts{segment}{'lw'[side]}"
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,23 @@ class TunnelSide(Answer):
     counters: dict[str, int]
 
 
+class Serve(Answer, kw_only=True):
+    """What is served to another appliance. `not_available`: names of its path; while there are any, its frames are
+    dropped. Until the part "remotes" is up, only name, state and cause are known."""
+
+    name: str
+    state: Annotated[str, Meta(description="starting, up or down: the tunnels")]
+    cause: Cause
+    detail: Detail | UnsetType = UNSET
+    path: list[str] | UnsetType = UNSET
+    not_available: list[str] | UnsetType = UNSET
+    tunnel: str | UnsetType = UNSET
+    far: Annotated[str, Meta(description="address of the other appliance")] | UnsetType = UNSET
+    keys: str | UnsetType = UNSET
+    way: str | UnsetType = UNSET
+    warning: Detail | UnsetType = UNSET
+
+
 class Wireguard(Answer):
     """WireGuard below the tunnels. `public_key`: ours, which the far end must know. `handshake_s`: since the last one;
     none: there was none. `refused`: packets inside from another address than the far end's."""
@@ -87,3 +104,16 @@ class RemoteDetails(Remote, kw_only=True):
     latency_p99_ms: Ms | UnsetType | None = UNSET
     heartbeats: list[Heartbeats] | UnsetType = UNSET
     overload: list[Overload] | UnsetType = UNSET
+
+
+class ServeDetails(Serve, kw_only=True):
+    """The same with its tunnels. `source`, `device`, `path_mtu`: of the outer packets."""
+
+    source: str
+    device: str
+    gateway: str
+    path_mtu: int
+    overhead_bytes: int
+    secured: str
+    wireguard: Wireguard | UnsetType = UNSET
+    tunnels: list[TunnelSide]

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Checks of [[remote]]: addresses, keys, what fits into the way to it, the segment that it serves, its probes. Pure."""
+"""Checks of [[remote]] and [[serve]]: addresses, keys, what fits into the way, a remote's segment and probes. Pure."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from appliance.config.check.finding import Finding
 from appliance.config.check.unreachable_rules import Finding as Remark
 from appliance.config.check.verify_access import interface
 from appliance.config.check.verify_probe import MANAGEMENT
 from appliance.config.schema import encapsulations, limits
-from appliance.config.schema.model import Config, Management, Remote, Tunnel, Wireguard
+from appliance.config.schema.model import Config, Management, Remote, Serve, Tunnel, Wireguard
 from appliance.config.schema.served import segments_of
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -22,37 +23,72 @@ PROBES = ("inband", "negative", "http", "tcp", "ping")
 
 
 def findings(config: Config) -> Iterator[Finding]:
-    """Everything that is wrong with the remotes."""
+    """Everything that is wrong with the remotes, and with what is served to others."""
     ports = {port: segment.name for segment in config.segment for port in (segment.lan, segment.wan)}
-    taken: dict[tuple[object, ...], str] = {}
-    udp: dict[int, tuple[str, str]] = {}
+    taken = _Taken({}, {})
     for index, remote in enumerate(config.remote):
-        where = f"remote {remote.name}"
-        bad_address = False
-        on_port = encapsulations.on_port(remote.tunnel)
-        for key, what in _port(remote.tunnel, config.management, ports):
-            bad_address = bad_address or key == "wireguard"
-            yield Finding(f"{where}: tunnel: {key}", ("remote", index, "tunnel", key), what)
-        for key, what in () if on_port else _addresses(remote.tunnel, config.management):
-            bad_address = bad_address or key in ("remote", "peer", "wan_remote")
-            names = ("tunnel", "wireguard", key) if key in ("peer", "address") else ("tunnel", key)
-            yield Finding(f"{where}: {': '.join(names)}", ("remote", index, *names), what)
-        for key, what in _options(remote.tunnel):
-            yield Finding(f"{where}: tunnel: {key}", ("remote", index, "tunnel", key), what)
-        if remote.tunnel.wireguard is not None:
-            for key, what in _wireguard(remote.name, remote.tunnel.wireguard, udp):
-                yield Finding(f"{where}: tunnel: wireguard: {key}", ("remote", index, "tunnel", "wireguard", key), what)
-        if on_port or all(address(end) is not None for end in remote.tunnel.remotes):
-            for key, what in _overlaps(remote, taken, udp):
-                yield Finding(f"{where}: tunnel: {key}", ("remote", index, "tunnel", key), what)
-        for key, what in (*_segment(config, remote, fits=not bad_address), *_probes(config, remote)):
-            yield Finding(f"{where}: {key}", ("remote", index, key), what)
+        sound = yield from _tunnel(("remote", index), remote, config.management, ports, taken)
+        for key, what in (*_segment(config, remote, fits=sound), *_probes(config, remote)):
+            yield Finding(f"remote {remote.name}: {key}", ("remote", index, key), what)
+    names = [segment.name for segment in config.segment]
+    for index, serve in enumerate(config.serve):
+        where: tuple[str, int] = ("serve", index)
+        sound = yield from _tunnel(where, serve, config.management, ports, taken)
+        for key, what in _serve(serve, names, config.management, fits=sound):
+            yield Finding(f"serve {serve.name}: {key}", (*where, key), what)
+        names.append(serve.name)
+
+
+class _Taken(NamedTuple):
+    """What tunnels have taken so far: their claims, and UDP ports with their use; by whom."""
+
+    claims: dict[tuple[object, ...], str]
+    udp: dict[int, tuple[str, str]]
+
+
+def _tunnel(
+    at: tuple[str, int], one: Remote | Serve, management: Management, ports: Mapping[str, str], taken: _Taken
+) -> Generator[Finding, None, bool]:
+    """What is wrong with the tunnel of a table. Whether its addresses are such that its overhead is known."""
+    table, tunnel, sound = at[0], one.tunnel, True
+    where, on_port = f"{table} {one.name}", encapsulations.on_port(one.tunnel)
+    for key, what in _port(tunnel, management, ports):
+        sound = sound and key != "wireguard"
+        yield Finding(f"{where}: tunnel: {key}", (*at, "tunnel", key), what)
+    for key, what in () if on_port else _addresses(tunnel, management):
+        sound = sound and key not in ("remote", "peer", "wan_remote")
+        names = ("tunnel", "wireguard", key) if key in ("peer", "address") else ("tunnel", key)
+        yield Finding(f"{where}: {': '.join(names)}", (*at, *names), what)
+    for key, what in _options(tunnel):
+        yield Finding(f"{where}: tunnel: {key}", (*at, "tunnel", key), what)
+    if tunnel.wireguard is not None:
+        for key, what in _wireguard(where, tunnel.wireguard, taken.udp):
+            yield Finding(f"{where}: tunnel: wireguard: {key}", (*at, "tunnel", "wireguard", key), what)
+    if on_port or all(address(end) is not None for end in tunnel.remotes):
+        for key, what in _overlaps(where, tunnel, taken):
+            yield Finding(f"{where}: tunnel: {key}", (*at, "tunnel", key), what)
+    return sound
+
+
+def _serve(serve: Serve, names: Sequence[str], management: Management, *, fits: bool) -> Iterator[Fault]:
+    """`names`: of segments and of earlier tables of this kind, among which counters are told apart."""
+    if serve.name in names:
+        yield "name", f'"{serve.name}" is already the name of a segment or of what is served'
+    if encapsulations.carries_ip(serve.tunnel):
+        yield "tunnel", f"{serve.tunnel.kind} carries IP, and guests get frames: use a kind that carries Ethernet"
+    elif fits and (what := misfit(serve.tunnel, serve.mtu, _room(serve.tunnel, management))):
+        yield "tunnel", what
+
+
+def _room(tunnel: Tunnel, management: Management) -> int:
+    """The MTU at the beginning of a tunnel's way. That of a port of VLANs is raised as they need it."""
+    return limits.MAX_MTU if encapsulations.on_port(tunnel) else management.mtu
 
 
 def remarks(config: Config) -> Iterator[Remark]:
     """What is right, and may surprise."""
-    for remote in config.remote:
-        where = f"remote {remote.name}: tunnel"
+    for who, remote in (*(("remote", one) for one in config.remote), *(("serve", one) for one in config.serve)):
+        where = f"{who} {remote.name}: tunnel"
         if encapsulations.secured(remote.tunnel) == "no":
             what = "its packets are not encrypted, and whoever can send with its addresses and keys reaches the link"
             say = f"{what}: add wireguard, or use a network that nobody else reaches"
@@ -174,7 +210,7 @@ def _reachable(text: str, name: str, local: str, management: Management) -> Iter
         yield name, f"{far} is not in {known.network}, and no gateway leads there: set management {via}"
 
 
-def _wireguard(name: str, wireguard: Wireguard, udp: dict[int, tuple[str, str]]) -> Iterator[Fault]:
+def _wireguard(who: str, wireguard: Wireguard, udp: dict[int, tuple[str, str]]) -> Iterator[Fault]:
     """Its keys, and its UDP port, which is its own."""
     if not encapsulations.WIREGUARD_KEY.fullmatch(wireguard.public_key):
         yield "public_key", "it is no key: `wg pubkey` prints 44 characters"
@@ -182,9 +218,9 @@ def _wireguard(name: str, wireguard: Wireguard, udp: dict[int, tuple[str, str]])
         yield "preshared_key", "it is no key: `wg genpsk` prints 44 characters"
     if wireguard.private_key_file and not wireguard.private_key_file.startswith("/"):
         yield "private_key_file", f'"{wireguard.private_key_file}" is not a whole path'
-    kind, first = udp.setdefault(wireguard.port, ("WireGuard", name))
-    if first != name:
-        yield "port", f"UDP port {wireguard.port} is already used for {kind} by remote {first}"
+    kind, first = udp.setdefault(wireguard.port, ("WireGuard", who))
+    if first != who:
+        yield "port", f"UDP port {wireguard.port} is already used for {kind} by {first}"
 
 
 def _options(tunnel: Tunnel) -> Iterator[Fault]:
@@ -207,9 +243,8 @@ def _options(tunnel: Tunnel) -> Iterator[Fault]:
         yield "checksum", f"{tunnel.kind} has none: leave it out"
 
 
-def _overlaps(remote: Remote, taken: dict[tuple[object, ...], str], udp: dict[int, tuple[str, str]]) -> Iterator[Fault]:
+def _overlaps(who: str, tunnel: Tunnel, taken: _Taken) -> Iterator[Fault]:
     """Tunnels that the kernel, and the direction of returning frames, could not tell apart."""
-    tunnel = remote.tunnel
     lan, wan = encapsulations.claims(tunnel)
     if lan == wan:
         kind = encapsulations.KINDS[tunnel.kind]
@@ -223,19 +258,19 @@ def _overlaps(remote: Remote, taken: dict[tuple[object, ...], str], udp: dict[in
     if tunnel.wireguard is not None and not encapsulations.on_port(tunnel):
         return  # in a namespace of their own
     for side, claim, port in zip(("lan", "wan"), (lan, wan), encapsulations.ports(tunnel), strict=True):
-        owner = taken.setdefault(claim, remote.name)
-        if owner != remote.name:
+        owner = taken.claims.setdefault(claim, who)
+        if owner != who:
             port_too = f" on port {claim[2]}" if claim[2] else ""
-            key, what = f"{side}_key", f"{claim[-1]}{port_too} is already a key of remote {owner}"
+            key, what = f"{side}_key", f"{claim[-1]}{port_too} is already a key of {owner}"
             if encapsulations.on_port(tunnel):
-                what = f"VLAN {claim[-1]} of port {tunnel.port} is already a tunnel of remote {owner}"
+                what = f"VLAN {claim[-1]} of port {tunnel.port} is already a tunnel of {owner}"
             if not encapsulations.KINDS[tunnel.kind].keyed:
                 key = "remote" if side == "lan" else "wan_remote"
-                what = f"at {claim[1]} a tunnel of remote {owner} ends already"
+                what = f"at {claim[1]} a tunnel of {owner} ends already"
             yield key, f"{what}: frames would be mixed up"
-        use, first = udp.setdefault(port, (tunnel.kind, remote.name)) if port else (tunnel.kind, "")
+        use, first = taken.udp.setdefault(port, (tunnel.kind, who)) if port else (tunnel.kind, "")
         if use != tunnel.kind:
-            yield f"{side}_port", f"UDP port {port} is already used for {use} by remote {first}"
+            yield f"{side}_port", f"UDP port {port} is already used for {use} by {first}"
 
 
 def _segment(config: Config, remote: Remote, *, fits: bool) -> Iterator[Fault]:
@@ -261,9 +296,7 @@ def _segment(config: Config, remote: Remote, *, fits: bool) -> Iterator[Fault]:
         if segment.attach == "xdp":
             what = f'segment {segment.name} has attach = "xdp", and XDP cannot send to a tunnel of the kernel'
             yield "segment", f'{what}: set attach to "auto" or "tc"'
-        # The MTU of a port of VLANs is raised as they need it, as far as there are such MTUs.
-        outer = limits.MAX_MTU if encapsulations.on_port(remote.tunnel) else config.management.mtu
-        if fits and (what := misfit(remote.tunnel, segment.mtu, outer)):
+        if fits and (what := misfit(remote.tunnel, segment.mtu, _room(remote.tunnel, config.management))):
             yield "tunnel", f"segment {segment.name}: {what}"
 
 

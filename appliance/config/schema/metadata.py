@@ -24,6 +24,7 @@ class Effect(StrEnum):
     ATTACH = "immediately; the ports are reattached, which may lose frames"
     CHECKS = "immediately; the guest keeps its traffic while it passes the new checks"
     TUNNEL = "immediately; remote {name} is bypassed while its tunnels are replaced"
+    SERVED = "immediately; the other appliance bypasses {name} while its tunnels are replaced"
     PROCESS = "when guest {name} is restarted"  # arguments of its process
     NEXT_START = "when guest {name} starts next"
     BOOT = "when the appliance starts next"
@@ -422,6 +423,20 @@ FIELDS: Final[dict[str, Field]] = {
         least=10**9,
         zero=True,
     ),
+    "serve.name": _NAME,
+    "serve.tunnel": Field(
+        "the two tunnels by which another appliance's frames come and go back; keys and ports as in its remote, and "
+        "`remote` is that appliance",
+        Effect.SERVED,
+    ),
+    "serve.path": Field(
+        "guests, remotes and groups that the frames go through, in order from the LAN; while too few are available the "
+        "frames are dropped, so that the other appliance bypasses them",
+        Effect.POLICY,
+    ),
+    "serve.mtu": Field(
+        "MTU of the other appliance's segment, whose longest frames must cross the tunnels whole", Effect.SERVED
+    ),
     "group.name": _NAME,
     "group.balance": Field("members that share the flows in proportion to their weights", Effect.POLICY),
     "group.balance.hop": Field("guest or remote"),
@@ -737,6 +752,13 @@ FIELDS: Final[dict[str, Field]] = {
         }.items()
     },
 }
+
+
+FIELDS.update({  # the same keys at both ends
+    f"serve.tunnel.{key.removeprefix('remote.tunnel.')}": row
+    for key, row in FIELDS.items()
+    if key.startswith("remote.tunnel.")
+})  # fmt: skip
 
 
 def field(path: str) -> Field:

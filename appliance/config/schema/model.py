@@ -265,6 +265,15 @@ class Remote(_Struct, frozen=True):
     return_timeout: Duration = Duration(5_000_000_000)  # frames go in and none comes back: bypass; 0 = not judged
 
 
+class Serve(_Struct, frozen=True):
+    """Hops of this appliance for the link of another one: frames come by a tunnel, and go back by the other side's."""
+
+    name: Name
+    tunnel: Tunnel  # its sides are those of the other appliance's remote
+    path: tuple[Name, ...]  # hops and groups, as in a rule
+    mtu: PortMtu = 1500  # of the other appliance's segment
+
+
 class Member(_Struct, frozen=True):
     """One member of a balanced group; weights are relative to each other."""
 
@@ -434,6 +443,7 @@ class Config(_Struct, frozen=True):
     drill: Drill = Drill()
     guest: tuple[Guest, ...] = ()
     remote: tuple[Remote, ...] = ()
+    serve: tuple[Serve, ...] = ()
     group: tuple[Group, ...] = ()
     rule: tuple[Rule, ...] = ()
     management: Management = Management()

@@ -13,6 +13,7 @@ import pytest
 
 from appliance.config.schema.model import Tunnel
 from appliance.errors import RefusedError
+from appliance.system import netdev
 from appliance.system.namespace import Namespace
 from appliance.tunnel import device, underlay
 from appliance.tunnel.underlay import Way, judge, rows
@@ -130,7 +131,7 @@ def test_the_way_of_vlans_is_a_port(carrier: str | OSError, wanted: Way, monkeyp
         return carrier
 
     monkeypatch.setattr(Path, "read_text", read)
-    monkeypatch.setattr(underlay.netdev, "mtu", lambda name: 1504)
+    monkeypatch.setattr(netdev, "mtu", lambda name: 1504)
     assert underlay.look_at_port(tunnel, "eth2") == wanted
     assert underlay.look_at_port(tunnel, "").trouble == "port eth2 is missing"
 
@@ -147,8 +148,8 @@ def test_a_port_of_vlans_gets_the_mtu_that_they_need(
             raise OSError(errno.EINVAL, "Invalid argument")
         mtus.append(size)
 
-    monkeypatch.setattr(device.netdev, "mtu", lambda name: mtus[-1])
-    monkeypatch.setattr(device.netdev, "set_mtu", change)
+    monkeypatch.setattr(netdev, "mtu", lambda name: mtus[-1])
+    monkeypatch.setattr(netdev, "set_mtu", change)
     if wanted:
         assert device.widen("eth2", 1504) == wanted
         return
