@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Finds loops over several appliances: heartbeats of our own remotes, where frames of other appliances come in.
+"""Finds loops: heartbeats of our own remotes, where frames of others come in.
 
-Every appliance of a loop sends heartbeats into it, and knows its own by the key in their source address, a secret of
-this run of bypassd. One that comes in by a tunnel of a [[serve]] has gone round. So no hop limit has to be carried, in
-frames that nobody may change.
+That is the tunnels of a [[serve]], for a loop over several appliances, and the ports of a segment with remotes, for a
+far end that is bridged into its network. Every appliance of a loop sends heartbeats into it, and knows its own by the
+key in their source address, a secret of this run of bypassd; one that comes in has gone round. So no hop limit has to
+be carried, in frames that nobody may change.
+
+A socket that sees every frame of a device costs each of them some time. It is open for a while after a change, then
+for a part of the time: loops come about when something is changed, at any of the ends.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ _SOL_PACKET, _PACKET_IGNORE_OUTGOING, _SO_ATTACH_FILTER = 263, 23, 26
 _READ_LIMIT = 32
 _KEY_AT = 8  # of a frame: the last four bytes of its source address
 _FULL = 250  # keys of one filter, whose jumps have eight bits
+FIRST_NS, LISTEN_NS, PERIOD_NS = 5_000_000_000, 300_000_000, 1_500_000_000
+"""It listens so long after it was opened, and then so long in each period: three heartbeats of the usual interval."""
 
 Line = tuple[int, int, int, int]
 
@@ -34,31 +40,39 @@ def code(keys: Sequence[int]) -> list[Line]:
 
 
 class LoopWatch:
-    """The sockets at the two tunnels of one [[serve]]."""
+    """At the two devices of one pair. Times are ns of CLOCK_MONOTONIC."""
 
     def __init__(self, key: Callable[[str], int], heard: Callable[[str], None]) -> None:
         """`key(remote)`: that of its heartbeats; `heard(remote)`: one of them came in."""
         self._key, self._heard = key, heard
         self._remotes: dict[int, str] = {}  # by key
         self._devices: tuple[str, ...] = ()
+        self._began: int | None = None
         self._sockets: list[socket.socket] = []
 
-    def follow(self, remotes: Sequence[str]) -> None:
-        """The remotes whose heartbeats are listened for, from now on."""
+    def follow(self, remotes: Sequence[str], devices: Sequence[str]) -> None:
+        """Listen for these remotes' heartbeats at these devices from now on; none: no more."""
         wanted = {self._key(name): name for name in remotes}
-        if wanted != self._remotes:
-            self._remotes = wanted
-            self.open(self._devices)
+        if (wanted, tuple(devices)) != (self._remotes, self._devices):
+            self.close()
+            self._remotes, self._devices = wanted, tuple(devices)
 
-    def open(self, devices: Sequence[str]) -> None:
-        """Listen at these devices, and no more at those before. What cannot be opened is logged."""
-        self.close()
-        self._devices = tuple(devices)
-        for name in self._devices if self._remotes else ():
-            try:
-                self._sockets.append(self._listen(name))
-            except OSError as error:
-                log.warning("loops by %s would not be noticed: %s", name, error.strerror)
+    def step(self, now: int) -> None:
+        """Often: open or close the sockets, as the time says. What cannot be opened is logged."""
+        if not self._remotes or not self._devices:
+            return
+        if self._began is None:
+            self._began = now
+        age = now - self._began
+        wanted = age < FIRST_NS or (age - FIRST_NS) % PERIOD_NS < LISTEN_NS
+        if wanted and not self._sockets:
+            for name in self._devices:
+                try:
+                    self._sockets.append(self._listen(name))
+                except OSError as error:
+                    log.warning("loops by %s would not be noticed: %s", name, error.strerror)
+        elif not wanted:
+            self._shut()
 
     def _listen(self, device: str) -> socket.socket:
         # Opened without a protocol: nothing is received before the filter and the interface are set.
@@ -87,9 +101,13 @@ class LoopWatch:
             if remote is not None:
                 self._heard(remote)
 
-    def close(self) -> None:
-        """Idempotent."""
+    def _shut(self) -> None:
         for opened in self._sockets:
             asyncio.get_running_loop().remove_reader(opened)
             opened.close()
         self._sockets.clear()
+
+    def close(self) -> None:
+        """Begin anew at the next step. Idempotent."""
+        self._shut()
+        self._began = None

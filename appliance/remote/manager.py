@@ -12,6 +12,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from functools import partial
 from typing import Protocol
 
@@ -25,6 +26,7 @@ from appliance.hop.hops import Hops
 from appliance.part import PATIENCE_NS, Alive
 from appliance.paths import Paths
 from appliance.remote import show
+from appliance.remote.port_loops import PortLoops
 from appliance.remote.remote import Place, Remote
 from appliance.remote.serve import Serve, ServeDatapath, Where
 from appliance.remote.serves import Serves
@@ -74,6 +76,7 @@ class RemoteManager:
             "remote", make=self._make, forget=self._forget, removed=self._removed
         )
         self.serves = Serves(self._make_serve)
+        self._loops = PortLoops(datapath.heartbeat_key, self._heard)
         self._guarded: tuple[str, str] | None = None  # the device and the expression that are installed
         self._guarding = asyncio.Lock()
         self.dropped = 0  # packets that the filters of the management port dropped
@@ -109,12 +112,19 @@ class RemoteManager:
         folder.mkdir(parents=True, exist_ok=True)
         place = Where(self._datapath, self._transitions, self._space, folder, self._paths.wireguard_key, self._look,
                       self._guard)  # fmt: skip
-        return Serve(one, segment, place, heard=partial(self._heard, one.name))
+        return Serve(one, segment, place, heard=partial(self._heard, f"by serve {one.name}"))
 
-    def _heard(self, serve: str, remote: str) -> None:
+    def _heard(self, where: str, remote: str) -> None:
         found = self._remotes.get(remote)
         if found is not None:
-            found.looped(serve)
+            found.looped(where)
+
+    def _look_for_loops(self, now: int) -> None:
+        """At the ports of segments that have remotes."""
+        served_by: dict[str, list[str]] = {}
+        for remote in self._remotes:
+            served_by.setdefault(remote.segment, []).append(remote.name)
+        self._loops.look(now, self._config.segment, served_by, self._port)
 
     @staticmethod
     def _segment(config: Config, remote: model.Remote) -> model.Segment:
@@ -146,10 +156,13 @@ class RemoteManager:
         """Run all remotes until cancelled."""
         async with self._remotes.running() as tasks:
             tasks.create_task(self._guard_always(), name="guard of the tunnels")
-            with self.serves.running(tasks):
+            with self.serves.running(tasks), closing(self._loops):
                 while True:
                     alive()
-                    self._remotes.look(self._clock())
+                    now = self._clock()
+                    self._remotes.look(now)
+                    self.serves.look(now)
+                    self._look_for_loops(now)
                     await asyncio.sleep(CHECK_IN_S)
 
     async def _guard_always(self) -> None:

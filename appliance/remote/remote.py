@@ -97,7 +97,7 @@ class Remote:
         self._rebuild = False
         self._running = False
         self._returned = Returned(int(config.return_timeout))
-        self._looped = ""  # why it was in a loop, until it is available again
+        self._looped, self._looped_until = "", 0  # why it was in a loop, until it is available again; ns
 
     def _tunnels(self) -> Tunnels:
         place = self._place
@@ -182,13 +182,16 @@ class Remote:
         self.hop.explain(Cause.OPERATOR, why)
         return f"{self.hop} is bypassed: it gets no frames until `start`"
 
-    def looped(self, serve: str) -> None:
-        """A heartbeat that was sent into it came in by what is served to another appliance: break the loop here."""
+    def looped(self, where: str) -> None:
+        """A heartbeat that was sent into it came in `where` frames of others do: break the loop here."""
         if self.watch is None:
             return
-        self._looped = f"what is sent to it comes in again by serve {serve}"
-        log.warning("%s: a loop: %s", self.hop, self._looped)
+        self._looped = f"what is sent to it comes in again {where}: a loop"
+        self._looped_until = self._place.clock() + BLAMED_NS
         self.watch.veto(BY_LOOP, self._looped, Cause.LOOP, BLAMED_NS)
+        self.hop.explain(Cause.LOOP, self._looped)
+        if not self.tunnels.parted:
+            self._nudge.set()
 
     def stop(self) -> str:
         """Take its traffic away, then remove its tunnels."""
@@ -324,8 +327,20 @@ class Remote:
             if self._way.due(now):
                 await self._look(now)
             self._judge_returned(now)
-            if self._looped and self.hop.cause is Cause.HEARTBEAT_LOST:
-                self.hop.explain(Cause.LOOP, self._looped)  # it is broken, so no heartbeat comes back any more
+            await self._break_loop(now)
+
+    async def _break_loop(self, now: int) -> None:
+        """Take its frames out of the datapath for as long as its heartbeats go round, and some time beyond.
+
+        Without a lease it gets no frames, but what comes out of its tunnels would still go on, and round again.
+        """
+        if not self._looped:
+            return
+        if self.hop.cause is Cause.HEARTBEAT_LOST:
+            self.hop.explain(Cause.LOOP, self._looped)  # it is broken, so no heartbeat comes back any more
+        looping = now < self._looped_until
+        if looping is not self.tunnels.parted:
+            await self.tunnels.part(looping)
 
     async def _look(self, now: int) -> None:
         """Look at the way: it explains a failure, and limits the frames."""

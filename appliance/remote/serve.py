@@ -135,6 +135,7 @@ class Serve:
         self.way = Way()
         self._rebuild, self._withdrawn, self._nudge = False, False, asyncio.Event()
         self._groups: Mapping[str, Sequence[str]] = {}
+        self._remotes: tuple[str, ...] = ()
         self._loops = LoopWatch(where.datapath.heartbeat_key, heard)
 
     def _tunnels(self) -> ServedTunnels:
@@ -166,8 +167,13 @@ class Serve:
         same = (config.tunnel, config.mtu) == (self.config.tunnel, self.config.mtu)
         self.config, self._segment, self._groups = config, segment, groups
         self._rebuild, self._withdrawn = self._rebuild or not same, False
-        self._loops.follow(remotes)
+        self._remotes = tuple(remotes)
         self._nudge.set()
+
+    def look(self, now: int) -> None:
+        """Often: listen for loops."""
+        self._loops.follow(self._remotes, self.tunnels.names if self.tunnels.there and not self._withdrawn else ())
+        self._loops.step(now)
 
     @property
     def up(self) -> bool:
@@ -221,7 +227,6 @@ class Serve:
         if self._withdrawn:  # meanwhile
             await asyncio.to_thread(self.tunnels.withdraw)
             return
-        self._loops.open(self.tunnels.names)
         self._judge()
 
     async def _live(self) -> None:
@@ -235,7 +240,6 @@ class Serve:
             if self.tunnels.there:
                 await self.tunnels.fit(self.way)
             self._judge()
-        self._loops.close()
         if not self._rebuild and not self._withdrawn:
             self._move(ServeState.DOWN, Cause.TUNNEL_FAILED, "its tunnels were removed by another program")
 

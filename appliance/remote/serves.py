@@ -66,6 +66,11 @@ class Serves:
             if self._tasks is not None and table.name not in self._lives:
                 self._lives[table.name] = self._tasks.create_task(one.run(), name=f"serve {table.name}")
 
+    def look(self, now: int) -> None:
+        """Look at each, often."""
+        for one in self._all.values():
+            one.look(now)
+
     async def withdraw(self, new: Config) -> None:
         """Before the switch: those that `new` does not have return no more frames."""
         wanted = {table.name for table in new.serve}

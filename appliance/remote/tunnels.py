@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Protocol
 
@@ -58,6 +59,7 @@ class Tunnels(Ends):
         )
         # Heartbeats through a tunnel of IP have the addresses by which the datapath knows them when they come back.
         inside = [neighbour_address(number, way).hex(":") for way in Direction]
+        self.parted = False
         self.pair = TapPair(lan, wan, addresses=(inside[0], inside[1]))
 
     @property
@@ -74,7 +76,17 @@ class Tunnels(Ends):
         mine = (self.config.tunnel, self.segment, self._mtu)
         return mine == (other.config.tunnel, other.segment, other._mtu)
 
+    async def part(self, parted: bool) -> None:
+        """Have the datapath take no frame of theirs, and send none; heartbeats still leave. Or the opposite.
+
+        DatapathError: the kernel refuses.
+        """
+        self.parted = parted
+        await asyncio.to_thread(self._disconnect if parted else self.attach)
+
     def _connect(self) -> None:
+        if self.parted:
+            return
         for name, side in zip(self.names, Side, strict=True):
             self._datapath.attach_hop(name, self.config.name, self.segment, side, tags=self.config.tags)
 
@@ -88,7 +100,7 @@ class Tunnels(Ends):
             await connect(one.name, *programs)
 
     def _leave(self) -> None:
-        """The opposite."""
+        """The opposite of `_join`."""
         for one in self._joints:
             self._datapath.ip_devices.leave(one.present)
 

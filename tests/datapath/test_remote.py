@@ -491,6 +491,30 @@ def test_a_way_that_is_cut_in_one_direction_is_bypassed(vxlan: Site) -> None:
     vxlan.reach("available")
 
 
+def test_a_far_end_that_is_bridged_into_the_link_is_a_loop(vxlan: Site) -> None:
+    """What goes into the tunnel comes in at a port: a cause of its own, and no frame goes in for a while."""
+    sockets = {}
+    for name, (space, device) in {
+        "far": (vxlan.underlay.far, "far-lan"), "lan": (vxlan.live.wire.lan, "eth0")
+    }.items():  # fmt: skip
+        opened = netns.enter(space, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5)))
+        netns.enter(space, lambda opened=opened, device=device: opened.bind((device, 0x88B5)))
+        opened.settimeout(5)
+        sockets[name] = opened
+    with sockets["far"], sockets["lan"]:
+        deadline = time.monotonic() + 10
+        while vxlan.shown()["cause"] != "loop":
+            assert time.monotonic() < deadline, vxlan.shown()
+            sockets["lan"].send(sockets["far"].recv(256))
+    assert vxlan.shown()["detail"] == "what is sent to it comes in again at the ports of segment main: a loop"
+    assert vxlan.shown()["state"] == "suspect"
+    assert frames_straight(vxlan)
+    vxlan.live.call("remote.stop", name="dpi")
+    vxlan.reach("stopped")
+    vxlan.live.call("remote.start", name="dpi")
+    vxlan.reach("available")
+
+
 def test_no_frame_of_the_underlay_reaches_a_service_or_the_link(vxlan: Site) -> None:
     """What comes out of a tunnel goes to the datapath alone: an address of the appliance answers nothing in it.
 

@@ -80,6 +80,16 @@ NEAR_CONFIG = BASE.format(name="near", address=NEAR) + remote("far", FAR, 17) + 
 FAR_CONFIG = BASE.format(name="far", address=FAR) + remote("dpi", PLAIN, 27) + serve("for-near", "dpi", NEAR, 17)
 
 
+LOOP_NEAR = (
+    BASE.format(name="near", address=NEAR)
+    + remote("dpi2", PLAIN, 57)
+    + remote("again", FAR, 47)
+    + '[[group]]\nname = "either"\nstandby = ["dpi2", "again"]\n'
+    + serve("for-far", "either", FAR, 37)
+)
+LOOP_FAR = BASE.format(name="far", address=FAR) + remote("near", NEAR, 37) + serve("for-near", "near", NEAR, 47)
+
+
 class Network:
     """A bridge with three cables: the management ports of two appliances, and a plain machine."""
 
@@ -259,3 +269,36 @@ def test_a_table_that_is_removed_returns_no_frame(both: Pair) -> None:
     before = both.through()
     assert both.near.wire.stream(64) == []
     assert both.through() - before >= 128
+
+
+def test_a_loop_over_two_appliances_is_found_and_broken(bpf_object: Path, tmp_path: Path) -> None:
+    """The near one serves the far one by either of two hops, of which one leads back to the far one and so to itself.
+
+    Its heartbeats come in by the tunnels of what is served, so it gets no frames, and none that come out of it go on:
+    the plain machine's own (of IPv6) would go round for ever. The other hop goes on.
+    """
+    with pair(bpf_object, tmp_path, LOOP_NEAR, LOOP_FAR) as made:
+        near = made.near
+        made.network.join("dpi2", NEAR, 57)
+
+        def again() -> dict[str, Any]:
+            row: dict[str, Any] = near.call("remote.show", name="again")
+            return row
+
+        def packets() -> int:
+            """Received from the far one for it, by the LAN side's tunnel."""
+            counted: int = near.call("serve.show", name="for-far")["tunnels"][0]["counters"]["rx_packets"]
+            return counted
+
+        made.far.until(lambda: made.far.call("remote.show", name="near")["state"] == "available", "served by dpi2")
+        near.until(lambda: again()["cause"] == "loop", "the loop is found")
+        assert again()["detail"] == "what is sent to it comes in again by serve for-far: a loop"
+        assert again()["state"] in ("proving", "suspect")
+        assert near.call("remote.show", name="dpi2")["state"] == "available"
+        assert made.far.call("remote.show", name="near")["state"] == "available"
+        before = packets()
+        time.sleep(2)
+        assert packets() - before < 1000, "frames still go round"
+        assert ("available", "healthy") not in [
+            (row["to"], row["cause"]) for row in near.call("transitions.show") if row["what"] == "remote again"
+        ]

@@ -87,16 +87,18 @@ def _room(tunnel: Tunnel, management: Management) -> int:
 
 def remarks(config: Config) -> Iterator[Remark]:
     """What is right, and may surprise."""
-    for who, remote in (*(("remote", one) for one in config.remote), *(("serve", one) for one in config.serve)):
-        where = f"{who} {remote.name}: tunnel"
-        if encapsulations.secured(remote.tunnel) == "no":
+    tunnels = [("remote", one.name, one.tunnel) for one in config.remote]
+    tunnels += [("serve", one.name, one.tunnel) for one in config.serve]
+    for who, name, tunnel in tunnels:
+        where = f"{who} {name}: tunnel"
+        if encapsulations.secured(tunnel) == "no":
             what = "its packets are not encrypted, and whoever can send with its addresses and keys reaches the link"
             say = f"{what}: add wireguard, or use a network that nobody else reaches"
-            if encapsulations.on_port(remote.tunnel):
+            if encapsulations.on_port(tunnel):
                 say = "its frames are not encrypted, and whoever can send in its VLANs reaches the link"
             yield Remark("note", where, say)
-        if encapsulations.carries_ip(remote.tunnel):
-            carried = "IPv4" if encapsulations.only_ipv4(remote.tunnel) else "IP"
+        if encapsulations.carries_ip(tunnel):
+            carried = "IPv4" if encapsulations.only_ipv4(tunnel) else "IP"
             what = f"it carries {carried}: frames with a tag, and those that are no {carried}, skip the remote"
             yield Remark("note", where, what)
 
