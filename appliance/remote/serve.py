@@ -21,10 +21,10 @@ from appliance.causes import Cause
 from appliance.config.schema import model
 from appliance.config.schema.model import Segment
 from appliance.errors import BypassError, UnreachableError
+from appliance.hop.hop import HopLeases
 from appliance.remote.ends import Ends
 from appliance.remote.loop_watch import LoopWatch
 from appliance.steering.kernel.layout import Side
-from appliance.steering.kernel.leases import Leases
 from appliance.system import netdev
 from appliance.system.namespace import Namespace
 from appliance.telemetry.ledger import Ledger
@@ -53,7 +53,7 @@ class ServeDatapath(Protocol):
     """What this needs of the datapath (steering/datapath.py)."""
 
     @property
-    def leases(self) -> Leases:
+    def leases(self) -> HopLeases:
         """Until when each hop is available."""
         ...
 

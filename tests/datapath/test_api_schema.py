@@ -75,6 +75,7 @@ ASKED: list[tuple[str, dict[str, object]]] = [
     ("host-keys.replace", {"keys": []}),
     ("guests.show", {}),
     ("remotes.show", {}),
+    ("serves.show", {}),
     ("guest.show", {"name": "ips1"}),
     ("guest.show", {"name": "spare"}),
     ("guest.log", {"name": "ips1"}),

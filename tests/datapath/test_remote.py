@@ -20,6 +20,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -498,7 +499,7 @@ def test_a_far_end_that_is_bridged_into_the_link_is_a_loop(vxlan: Site) -> None:
         "far": (vxlan.underlay.far, "far-lan"), "lan": (vxlan.live.wire.lan, "eth0")
     }.items():  # fmt: skip
         opened = netns.enter(space, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5)))
-        netns.enter(space, lambda opened=opened, device=device: opened.bind((device, 0x88B5)))
+        netns.enter(space, partial(opened.bind, (device, 0x88B5)))
         opened.settimeout(5)
         sockets[name] = opened
     with sockets["far"], sockets["lan"]:

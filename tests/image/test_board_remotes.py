@@ -58,6 +58,24 @@ ARP = 20
 """More frames than the hosts exchange to find each other."""
 
 
+REPLAY = f"""
+import socket, struct
+frame = bytes.fromhex('ffffffffffff02000000000a88b6') + bytes(46)
+body = struct.pack('!II', {far_end.LAN_KEY}, 0) + frame  # key, and a sequence number that is long past
+head = struct.pack('!HH', 0xb000, 0x6558)
+words = struct.unpack(f'!{{(len(head) + 4 + len(body)) // 2}}H', head + bytes(4) + body)
+total = sum(words)
+while total >> 16:
+    total = (total & 0xffff) + (total >> 16)
+packet = head + struct.pack('!HH', ~total & 0xffff, 0) + body
+opened = socket.socket(socket.AF_INET, socket.SOCK_RAW, 47)
+opened.bind(('{FAR4}', 0))
+for _ in range(5):
+    opened.sendto(packet, ('{OUR4}', 0))
+"""
+"""Five packets of GRE for the LAN side's tunnel, right in everything but their number."""
+
+
 def join(board: Board, kind: str, ends: tuple[str, str] | None = None) -> None:
     """Make the far end's tunnels anew."""
     part = [f"ip link delete {name}" for name in far_end.DEVICES]
@@ -169,6 +187,22 @@ def test_a_download_is_whole_over_a_way_that_loses_packets(board: Board, underla
         assert set(moves(board)[since:]) <= {"overloaded", "available"}
     finally:
         board.sh("tc -n far qdisc delete dev up1 root; tc -n mgmt qdisc delete dev up0 root")
+
+
+def test_a_replayed_packet_is_dropped_and_counted(board: Board, underlay: Board) -> None:
+    """GRE with sequence numbers: a packet with one that was there before does not get out of the tunnel."""
+    join(board, "gre4-options")
+    tunnel(board, "gre4-options", KINDS["gre4-options"].tunnel)
+    reach(board, "available")
+
+    def counted() -> int:
+        return int(remote(board)["tunnels"][0]["counters"]["rx_fifo_errors"])
+
+    before, refused = counted(), remote(board)["tunnels"][0]["refused"]
+    board.sh(f"nsenter --net=/run/netns/far python3 -c {shlex.quote(REPLAY)}")
+    board_appliance.wait_until(board, lambda: counted() >= before + 5, "they are counted")
+    assert remote(board)["tunnels"][0]["refused"] >= refused + 5
+    assert remote(board)["state"] == "available"
 
 
 def test_vlans_on_a_port_of_their_own(board: Board, underlay: Board) -> None:

@@ -10,8 +10,10 @@ import pytest
 
 from appliance.config.check.lint import lint
 from appliance.config.check.load import check, loads
-from appliance.config.schema import encapsulations
+from appliance.config.schema import encapsulations, served
 from appliance.config.schema.model import Guest, Probe, Remote, Routed, Tunnel, Wireguard
+from appliance.steering.names import Names
+from appliance.steering.policy import compile_policy
 
 GOOD = """\
 [[segment]]
@@ -333,6 +335,56 @@ def test_refused_of_vlans(old: str, new: str, what: str) -> None:
     assert old in VLANS
     found = errors(VLANS.replace(old, new, 1))
     assert any(what in error for error in found), found
+
+
+SERVED = GOOD.replace(
+    "[[rule]]",
+    '[[guest]]\nname = "ids"\nimage = "/g.raw"\n\n[[serve]]\nname = "for-b"\npath = ["ids"]\n'
+    'tunnel = { kind = "vxlan", remote = "198.51.100.20", lan_key = 17, wan_key = 18 }\n\n[[rule]]',
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ('"198.51.100.20"', '"192.0.2.1"', "serve for-b: tunnel: remote: 192.0.2.1 is the address of the appliance"),
+        ("lan_key = 17", "lan_key = 8", "serve for-b: tunnel: lan_key: 8 on port 4789 is already a key of remote dpi"),
+        ("lan_key = 17", "lan_key = 18", "the two sides cannot be told apart"),
+        ('path = ["ids"]', "path = []", "serve for-b: path: is empty: name the guests that the other"),
+        ('path = ["ids"]', 'path = ["idss"]', 'serve for-b: path: no guest, remote or group is named "idss"'),
+        ('path = ["ids"]', 'path = ["ids", "ids"]', '"ids" is in the path twice: a loop'),
+        ('path = ["ids"]', 'path = ["dpi"]', "dpi: segment: it would serve main and for-b, and has one pair"),
+        ('name = "for-b"', 'name = "main"', 'serve main: name: "main" is already the name of a segment'),
+        ('name = "for-b"', 'name = "for-b"\nmtu = 1600', "for-b: tunnel: a frame of 1618 bytes becomes a packet of 1"),
+        (
+            '"vxlan", remote = "198.51.100.20"',
+            '"gre-ip", remote = "198.51.100.20"',
+            "serve for-b: tunnel: gre-ip carries IP, and guests get frames",
+        ),
+    ],
+)  # fmt: skip
+def test_refused_of_what_is_served(old: str, new: str, what: str) -> None:
+    assert errors(SERVED) == []
+    assert old in SERVED
+    found = errors(SERVED.replace(old, new, 1))
+    assert any(what in error for error in found), found
+
+
+def test_to_the_datapath_it_is_a_segment_with_one_rule_that_fails_closed() -> None:
+    """Rules of every segment do not count in it."""
+    config = loads(SERVED, filters=False)
+    made = served.expanded(config)
+    assert [segment.name for segment in made.segment] == ["main", "for-b"]
+    rule = made.rule[0]
+    assert (rule.name, rule.segment, rule.path, rule.on_unavailable, rule.require) == (
+        "serve for-b", "for-b", ("ids",), "block", "all",
+    )  # fmt: skip
+    assert served.segments_of(config, "ids") == ["for-b"]
+    assert served.segments_of(config, "dpi") == ["main"]
+    policy = compile_policy(config, Names(None))
+    number = policy.segments["for-b"]
+    assert [policy.rules[index].name for index in policy.chains[number]] == ["serve for-b"]
+    assert [policy.rules[index].name for index in policy.chains[policy.segments["main"]]] == ["all"]
 
 
 @pytest.mark.parametrize(
