@@ -29,6 +29,7 @@ import pytest
 from simulator import netns
 
 from appliance.api.schema.remotes import RemoteDetails
+from appliance.health.inband import decode
 from console.client import RemoteError
 from tests.support import far_end
 from tests.support.far_end import FAR4, FAR6, KINDS, LAN_KEY, OUR4, OUR6, SECOND4, SECOND6, WAN_KEY
@@ -110,6 +111,7 @@ class Underlay:
         ):
             for address in addresses:
                 more = ["nodad"] if ":" in address else []
+                more += ["preferred_lft", "0"] if address.startswith(SECOND6) else []  # nothing else is sent from it
                 netns.run("ip", "-n", space, "address", "add", address, "dev", device, *more)
             netns.run("ip", "-n", space, "link", "set", "lo", "up")
             netns.run("ip", "-n", space, "link", "set", device, "up")
@@ -494,19 +496,20 @@ def test_a_way_that_is_cut_in_one_direction_is_bypassed(vxlan: Site) -> None:
 
 def test_a_far_end_that_is_bridged_into_the_link_is_a_loop(vxlan: Site) -> None:
     """What goes into the tunnel comes in at a port: a cause of its own, and no frame goes in for a while."""
-    sockets = {}
-    for name, (space, device) in {
-        "far": (vxlan.underlay.far, "far-lan"), "lan": (vxlan.live.wire.lan, "eth0")
-    }.items():  # fmt: skip
-        opened = netns.enter(space, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5)))
-        netns.enter(space, partial(opened.bind, (device, 0x88B5)))
-        opened.settimeout(5)
-        sockets[name] = opened
-    with sockets["far"], sockets["lan"]:
-        deadline = time.monotonic() + 10
+    every = socket.htons(0x0003)  # before the bridge takes them
+    far = netns.enter(vxlan.underlay.far, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, every))
+    lan = netns.enter(vxlan.live.wire.lan, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+    with far, lan:
+        netns.enter(vxlan.underlay.far, partial(far.bind, ("far-lan", 0x0003)))
+        netns.enter(vxlan.live.wire.lan, partial(lan.bind, ("eth0", 0)))
+        far.settimeout(5)
+        deadline = time.monotonic() + 20
         while vxlan.shown()["cause"] != "loop":
             assert time.monotonic() < deadline, vxlan.shown()
-            sockets["lan"].send(sockets["far"].recv(256))
+            frame = far.recv(256)
+            while decode(frame) is None:
+                frame = far.recv(256)
+            lan.send(frame)
     assert vxlan.shown()["detail"] == "what is sent to it comes in again at the ports of segment main: a loop"
     assert vxlan.shown()["state"] == "suspect"
     assert frames_straight(vxlan)

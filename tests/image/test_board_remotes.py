@@ -47,7 +47,7 @@ ip -n mgmt address add {OUR6}/64 dev up0 nodad
 ip -n far address add {FAR4}/24 dev up1
 ip -n far address add {FAR6}/64 dev up1 nodad
 ip -n far address add {SECOND4}/24 dev up1
-ip -n far address add {SECOND6}/64 dev up1 nodad
+ip -n far address add {SECOND6}/64 dev up1 nodad preferred_lft 0
 ip -n mgmt link set up0 up
 ip -n far link set up1 up
 """
