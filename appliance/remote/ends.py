@@ -68,6 +68,10 @@ class Ends(ABC):
     def _leave(self) -> None:
         """The opposite."""
 
+    @abstractmethod
+    async def _fitted(self, mtu: int) -> None:
+        """The devices have this MTU now."""
+
     def _planned(self) -> list[tuple[str, Plan, Side]]:
         return list(zip(self.names, plans(self._tunnel), Side, strict=True))
 
@@ -118,7 +122,7 @@ class Ends(ABC):
         if encapsulations.on_port(tunnel):  # the port has no other use
             least = encapsulations.outer_mtu(tunnel, self._mtu or encapsulations.ETHERNET_MTU)
             way = replace(way, mtu=await asyncio.to_thread(device.widen, way.device, least))
-        if what := misfit(tunnel, self._mtu, way.mtu):
+        if not tunnel.mss_clamp and (what := misfit(tunnel, self._mtu, way.mtu)):
             raise RefusedError(what)
         return way
 
@@ -161,6 +165,7 @@ class Ends(ABC):
             self.warning = warning
             if warning:
                 log.warning("%s: %s", self._who, warning)
+        await self._fitted(most)
         if self._indexes:
             self.attach()  # for the length of the frames that they take now
 

@@ -100,6 +100,9 @@ class ServedTunnels(Ends):
     async def _join(self) -> None:
         """Tunnels of IP are refused: guests get frames."""
 
+    async def _fitted(self, mtu: int) -> None:
+        """The other appliance makes connections fit."""
+
     def _leave(self) -> None:
         """There is nothing."""
 

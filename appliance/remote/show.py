@@ -44,7 +44,7 @@ def row(remote: Remote, now: int, unsent: dict[str, int] | UnsetType = UNSET) ->
 
 def words(tunnel: Tunnel) -> str:
     """Its kind with the options that it has: "gre-ethernet, sequence over WireGuard"."""
-    options = [word for word in ("sequence", "checksum") if getattr(tunnel, word)]
+    options = [word.replace("_", " ") for word in ("sequence", "checksum", "mss_clamp") if getattr(tunnel, word)]
     return ", ".join([tunnel.kind, *options]) + (" over WireGuard" if tunnel.wireguard is not None else "")
 
 
@@ -112,6 +112,7 @@ def details(
         secured=encapsulations.secured(tunnel),
         wireguard=_wireguard(tunnel, remote.tunnels, time.time()),
         dropped_at_port=dropped,
+        clamped=UNSET if (clamped := remote.tunnels.clamped()) is None else clamped,
         tunnels=_sides(tunnel, remote.tunnels),
         flip_count=remote.hop.history.count,
         lease_renewals=remote.hop.lease.renewals,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from appliance.steering.kernel.layout import Side
 from appliance.system.namespace import Namespace
 from appliance.tunnel import device
 from appliance.tunnel.joint import attach as connect
+from appliance.tunnel.joint import attach_egress
 from appliance.tunnel.plan import device_name
 
 
@@ -99,8 +101,27 @@ class Tunnels(Ends):
             programs = self._datapath.ip_devices.join(self.config.name, side, *one.indexes)
             await connect(one.name, *programs)
 
+    async def _fitted(self, mtu: int) -> None:
+        """Have TCP connections fit, if that is wanted."""
+        if not self._tunnel.mss_clamp:
+            return
+        for name in self.names:
+            program = self._datapath.ip_devices.clamp(socket.if_nametoindex(name), mtu)
+            await attach_egress(name, program)
+
+    def clamped(self) -> int | None:
+        """TCP connections that were made to fit; None: that is not wanted."""
+        if not self._tunnel.mss_clamp:
+            return None
+        there = {name: index for index, name in socket.if_nameindex()}
+        return sum(self._datapath.ip_devices.clamped(there[name]) for name in self.names if name in there)
+
     def _leave(self) -> None:
-        """The opposite of `_join`."""
+        """The opposite of `_join` and `_fitted`."""
+        there = {name: index for index, name in socket.if_nameindex()} if self._tunnel.mss_clamp else {}
+        for name in self.names:
+            if name in there:
+                self._datapath.ip_devices.release(there[name])
         for one in self._joints:
             self._datapath.ip_devices.leave(one.present)
 

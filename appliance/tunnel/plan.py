@@ -48,7 +48,7 @@ class Plan:
     def mark(self) -> str:
         """Written into the device as its last step: a device with this mark is ours, complete and as planned."""
         tunnel = self.tunnel
-        options = [word for word in ("sequence", "checksum") if getattr(tunnel, word)]
+        options = [word for word in ("sequence", "checksum", "mss_clamp") if getattr(tunnel, word)]
         ends = f"{tunnel.local or 'any'} {self.remote}"
         below = wireguard.mark(tunnel)
         words = ["throughwire", tunnel.kind, ends, str(self.key), str(self.port), *options, *([below] if below else [])]

@@ -185,7 +185,7 @@ ELSEWHERE = {"api.schema", "capture.counts", "guest.stop", "image.receive", "ima
              "image.undo", "incidents.show", "incident.show", "incident.export", "quarantine.show",
              "quarantine.release", "aaa.test", "management.unblock", "user.password", "clock.set", "session.end",
              "reach.name", "reach.ping", "reach.hop", "reach.tcp",
-             "remote.show", "remote.start", "remote.stop", "remote.drain", "remote.bypass",
+             "serve.show", "remote.show", "remote.start", "remote.stop", "remote.drain", "remote.bypass",
              "drill.run", "drill.abort", "drill.answer", "board.test", "locate.set"}  # fmt: skip
 
 

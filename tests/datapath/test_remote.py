@@ -245,6 +245,29 @@ def test_a_download_goes_through_the_remote_whole(bpf_object: Path, tmp_path: Pa
         assert (segment["attach"], segment["attach_why"]) == ("tc", "XDP cannot send to the tunnels of dpi")
 
 
+def test_connections_are_made_to_fit_a_way_that_is_too_narrow(bpf_object: Path, tmp_path: Path) -> None:
+    """All of a download goes through the remote, none of it beside; the segment's full-size frames would not fit."""
+    need_kind("vxlan4")
+    config = CONFIG.format(tunnel=KINDS["vxlan4"].toml, timeout="0s").replace("mtu = 1600", "mtu = 1500")
+    with Wire() as wire:
+        live = Live(wire, tmp_path, bpf_object, config.replace(" }\n\n[[rule]]", ", mss_clamp = true }\n\n[[rule]]"))
+        with Underlay(tmp_path, wire.box) as underlay:
+            for space, device in ((underlay.name, "mgmt0"), (underlay.far, "up0")):
+                netns.run("ip", "-n", space, "link", "set", device, "mtu", "1500")
+            underlay.join("vxlan4")
+            with live:
+                made = Site(live, underlay, "vxlan4")
+                made.reach("available")
+                assert "frames longer than 1464 skip the remote" in made.shown()["warning"]
+                address_hosts(wire)
+                download(wire, SIZE)
+                hop = live.call("counters.show")["hops"]["dpi"]
+                assert hop["taps"]["main/lan"]["outcomes"]["out"]["bytes"] > SIZE
+                assert hop["skipped"] == {}
+                assert made.shown()["clamped"] == 2, "the SYN and its answer"
+                assert made.shown()["tunnel"] == "vxlan, mss clamp"
+
+
 @pytest.fixture(scope="module")
 def vxlan(bpf_object: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with site(bpf_object, tmp_path_factory.mktemp("appliance"), "vxlan4", "2s") as made:

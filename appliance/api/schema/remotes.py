@@ -94,6 +94,7 @@ class RemoteDetails(Remote, kw_only=True):
     secured: str | UnsetType = UNSET
     wireguard: Wireguard | UnsetType = UNSET
     dropped_at_port: int | UnsetType = UNSET
+    clamped: Annotated[int, Meta(description="SYNs whose segment size was lowered")] | UnsetType = UNSET
     tunnels: list[TunnelSide] | UnsetType = UNSET
     flip_count: int | UnsetType = UNSET
     lease_renewals: int | UnsetType = UNSET

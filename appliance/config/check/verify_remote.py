@@ -74,6 +74,8 @@ def _serve(serve: Serve, names: Sequence[str], management: Management, *, fits: 
     """`names`: of segments and of earlier tables of this kind, among which counters are told apart."""
     if serve.name in names:
         yield "name", f'"{serve.name}" is already the name of a segment or of what is served'
+    if serve.tunnel.mss_clamp:
+        yield "tunnel", "mss_clamp belongs to the other appliance's remote: leave it out"
     if encapsulations.carries_ip(serve.tunnel):
         yield "tunnel", f"{serve.tunnel.kind} carries IP, and guests get frames: use a kind that carries Ethernet"
     elif fits and (what := misfit(serve.tunnel, serve.mtu, _room(serve.tunnel, management))):
@@ -97,6 +99,8 @@ def remarks(config: Config) -> Iterator[Remark]:
             if encapsulations.on_port(tunnel):
                 say = "its frames are not encrypted, and whoever can send in its VLANs reaches the link"
             yield Remark("note", where, say)
+        if tunnel.mss_clamp:
+            yield Remark("note", where, "TCP connections are made to fit; other frames that do not fit skip the remote")
         if encapsulations.carries_ip(tunnel):
             carried = "IPv4" if encapsulations.only_ipv4(tunnel) else "IP"
             what = f"it carries {carried}: frames with a tag, and those that are no {carried}, skip the remote"
@@ -298,7 +302,8 @@ def _segment(config: Config, remote: Remote, *, fits: bool) -> Iterator[Fault]:
         if segment.attach == "xdp":
             what = f'segment {segment.name} has attach = "xdp", and XDP cannot send to a tunnel of the kernel'
             yield "segment", f'{what}: set attach to "auto" or "tc"'
-        if fits and (what := misfit(remote.tunnel, segment.mtu, _room(remote.tunnel, config.management))):
+        room = _room(remote.tunnel, config.management)
+        if fits and not remote.tunnel.mss_clamp and (what := misfit(remote.tunnel, segment.mtu, room)):
             yield "tunnel", f"segment {segment.name}: {what}"
 
 
@@ -320,7 +325,7 @@ def misfit(tunnel: Tunnel, mtu: int, outer: int) -> str:
     )
     if need > limits.MAX_MTU:
         return f"{what}; no port carries more than {limits.MAX_MTU}: give the segment a smaller mtu"
-    return f"{what}: set management mtu to {need} or more, and let everything on the way carry it"
+    return f"{what}: set management mtu to {need} or more, and let everything on the way carry it, or set mss_clamp"
 
 
 def _carries_no_ipv6(tunnel: Tunnel) -> bool:

@@ -384,6 +384,11 @@ FIELDS: Final[dict[str, Field]] = {
         "GRE, and UDP over IPv4: checksum over the whole packet; over IPv6, UDP always has one",
         source="the frames have their own",
     ),
+    "remote.tunnel.mss_clamp": Field(
+        "make TCP connections fit: the segment size that their ends offer each other is lowered to what crosses the "
+        "tunnel whole. The way may then be narrower than full-size frames; other long frames skip the remote",
+        source="a changed option; a way that carries full-size frames needs none",
+    ),
     "remote.tunnel.wireguard": Field(
         "WireGuard below the tunnels: encrypts their packets and takes only those of the far end; "
         "`remote` is then the far end's address inside"

@@ -235,6 +235,7 @@ class Tunnel(_Struct, frozen=True):
     sequence: bool = False  # GRE: numbered, so that late and repeated packets are dropped
     checksum: bool = False  # GRE, or UDP over IPv4
     wireguard: Wireguard | None = None  # None = in the clear
+    mss_clamp: bool = False  # TCP connections are made to fit a way that is too narrow for full-size frames
 
     @property
     def far(self) -> str:

@@ -89,6 +89,7 @@ ROWS = [
         'name = "dpi"\nprobes = [ { kind = "inband", routed = { lan = "198.18.0.1", wan = "198.18.0.2" } } ]',
         "routed heartbeats need the addresses of a guest's ports",
     ),
+    ("mtu = 1600", "mtu = 1500", "let everything on the way carry it, or set mss_clamp"),
 ]
 KEY = "A" * 42 + "E="
 SECURED = GOOD.replace(
@@ -184,6 +185,14 @@ def test_a_larger_segment_needs_a_larger_way() -> None:
     assert errors(wide.replace("mtu = 1600", "mtu = 9066")) == []
     most = errors(GOOD.replace('wan = "wan0"', 'wan = "wan0"\nmtu = 16000', 1))
     assert all("no port carries more than 16000: give the segment a smaller mtu" in error for error in most)
+
+
+def test_a_way_may_be_narrow_where_connections_are_made_to_fit() -> None:
+    clamped = GOOD.replace("wan_key = 8 }", "wan_key = 8, mss_clamp = true }").replace("mtu = 1600", "mtu = 1500")
+    (other,) = errors(clamped)
+    assert "remote ips: tunnel: segment main" in other
+    said = [one.what for one in lint(loads(clamped.replace("mtu = 1500", "mtu = 1600"), filters=False))]
+    assert [what for what in said if what.startswith("TCP connections are made to fit; other frames that")]
 
 
 def tunnel(kind: str, remote: str, **more: object) -> Tunnel:
@@ -350,6 +359,7 @@ SERVED = GOOD.replace(
         ('"198.51.100.20"', '"192.0.2.1"', "serve for-b: tunnel: remote: 192.0.2.1 is the address of the appliance"),
         ("lan_key = 17", "lan_key = 8", "serve for-b: tunnel: lan_key: 8 on port 4789 is already a key of remote dpi"),
         ("lan_key = 17", "lan_key = 18", "the two sides cannot be told apart"),
+        ("lan_key = 17", "lan_key = 17, mss_clamp = true", "mss_clamp belongs to the other appliance's remote"),
         ('path = ["ids"]', "path = []", "serve for-b: path: is empty: name the guests that the other"),
         ('path = ["ids"]', 'path = ["idss"]', 'serve for-b: path: no guest, remote or group is named "idss"'),
         ('path = ["ids"]', 'path = ["ids", "ids"]', '"ids" is in the path twice: a loop'),
