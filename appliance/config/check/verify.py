@@ -67,8 +67,9 @@ def _too_many(what: str, count: int, constant: str) -> str:
 
 def _limits(config: Config) -> Iterator[Finding]:
     hops = len(config.guest) + len(config.remote)
+    segments = "segments and serve tables" if config.serve else "segments"
     for table, what, count, constant in (
-        ("segment", "segments and serve tables", len(config.segment) + len(config.serve), "MAX_SEGMENTS"),
+        ("segment", segments, len(config.segment) + len(config.serve), "MAX_SEGMENTS"),
         ("guest", "guests and remotes", hops, "MAX_HOPS"),
         ("group", "groups", len(config.group), "MAX_GROUPS"),
         ("rule", "rules", len(config.rule), "MAX_RULES"),
