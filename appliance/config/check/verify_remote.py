@@ -287,6 +287,9 @@ def _segment(config: Config, remote: Remote, *, fits: bool) -> Iterator[Fault]:
         yield "segment", f'no segment is named "{remote.segment}"; there are: {", ".join(names) or "none"}'
         return
     wanted = [remote.segment] if remote.segment else used or names
+    if not wanted:
+        yield "segment", "there is no segment that it could serve: add one, or name it in the path of a serve table"
+        return
     others = [name for name in used if remote.segment and name != remote.segment]
     if others:
         what = f"it serves {remote.segment}, and rules of {', '.join(others)} lead to it"

@@ -166,6 +166,15 @@ def test_tunnels_of_two_remotes_do_not_overlap() -> None:
     assert any("UDP port 4789 is already used for vxlan by remote dpi" in error for error in clash)
 
 
+def test_a_remote_needs_a_segment_or_a_table_that_serves_others() -> None:
+    alone = GOOD[GOOD.index("[management]") : GOOD.index("[[rule]]")]
+    found = errors(alone)
+    assert [error for error in found if "remote dpi: segment: there is no segment that it could serve" in error]
+    table = '[[serve]]\nname = "b"\npath = ["dpi", "ips"]\n'
+    tunnel = 'tunnel = { kind = "vxlan", remote = "198.51.100.9", lan_key = 17, wan_key = 18 }\n'
+    assert errors(alone + table + tunnel) == []
+
+
 def test_one_pair_of_tunnels_is_for_one_segment() -> None:
     found = errors(SECOND + GOOD)
     assert any(
