@@ -18,9 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from simulator import netns
 
+from appliance.api.schema.remotes import Serve, ServeDetails
 from tests.support.live import Live
 from tests.support.wire import Wire
 
@@ -217,6 +219,8 @@ def test_frames_of_the_near_link_go_through_the_far_ones_hop(both: Pair) -> None
     assert both.near.wire.stream(256) == []
     assert both.through() - before >= 512
     served = both.served()
+    assert msgspec.convert(served, ServeDetails).overhead_bytes == 36
+    assert msgspec.convert(both.far.call("status.show")["serves"], list[Serve])[0].path == ["dpi"]
     assert (served["state"], served["not_available"], served["way"]) == ("up", [], "up")
     assert {side["side"]: side["mtu"] for side in served["tunnels"]} == {"lan": 1646, "wan": 1646}
     rule = both.far.call("counters.show")["rules"]["serve for-near"]
