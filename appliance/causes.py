@@ -68,6 +68,7 @@ class Cause(StrEnum):
     TUNNEL_FAILED = "tunnel_failed"
     TUNNEL_DOWN = "tunnel_down"
     NOTHING_RETURNED = "nothing_returned"
+    LOOP = "loop"
     FLOW_BLAMED = "flow_blamed"
     DRAINING = "draining"
     HEALTHY = "healthy"
@@ -138,6 +139,7 @@ DESCRIPTION: dict[Cause, str] = {
     Cause.TUNNEL_FAILED: "the tunnel to the remote cannot be set up: its detail says why",
     Cause.TUNNEL_DOWN: "the way to the remote is interrupted: check the management port and its network",
     Cause.NOTHING_RETURNED: "the remote's checks pass, but none of the frames sent to it came back",
+    Cause.LOOP: "frames that are sent to the remote come in again at this appliance: its detail says where",
     Cause.FLOW_BLAMED: "the flow was present each time the guest crashed",
     Cause.DRAINING: "the guest is being drained of its flows",
     Cause.HEALTHY: "all checks pass",

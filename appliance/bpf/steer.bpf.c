@@ -38,6 +38,7 @@
 #include "exits.h"
 #include "losses.h"
 #include "headers.h"
+#include "clamp.h"
 
 /*
  * Out by the port that the hop has chosen, which need not be the one that the frame travels to; `direction`: the

@@ -707,6 +707,13 @@ struct ip_device {
 	__u64 dropped; /* no header was known, or it was no IP without tags */
 };
 
+/* A remote's device whose TCP connections fit its tunnel. `mtu`: of what it carries; `clamped`: SYNs that were changed. */
+struct clamp {
+	__u32 mtu;
+	__u32 pad;
+	__u64 clamped;
+};
+
 /* A flow that entered a remote at one side, as in struct parsed; without protocol and ports the last new one between two
  * ends. */
 struct header_key {

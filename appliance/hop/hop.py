@@ -55,6 +55,10 @@ class HopLeases(Leases, Protocol):
         """While on, new flows take another path; established ones stay."""
         ...
 
+    def available(self, hop: str, now_ns: int) -> bool:
+        """Whether it may have frames."""
+        ...
+
     def first_skip(self, hop: str) -> int:
         """When the first frame bypassed the hop after it lost its lease (ns); 0 = none yet."""
         ...

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""All remotes: the part "remotes" of bypassd.
+"""All remotes, and what is served to other appliances: the part "remotes" of bypassd.
 
 Sets up or adopts the tunnels of every remote, and removes those of remotes that are no longer configured. `Hops` owns
 the remotes and their tasks; tunnels and leases outlive both. The methods of the control socket are in api.py.
@@ -12,11 +12,13 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from functools import partial
+from typing import Protocol
 
 from appliance.api.schema import remotes as answer
 from appliance.causes import Cause
-from appliance.config.schema import model
+from appliance.config.schema import encapsulations, model, served
 from appliance.config.schema.model import Config
 from appliance.config.schema.served import segment_of
 from appliance.errors import BypassError, GuestError, UnreachableError
@@ -24,7 +26,10 @@ from appliance.hop.hops import Hops
 from appliance.part import PATIENCE_NS, Alive
 from appliance.paths import Paths
 from appliance.remote import show
+from appliance.remote.port_loops import PortLoops
 from appliance.remote.remote import Place, Remote
+from appliance.remote.serve import Serve, ServeDatapath, Where
+from appliance.remote.serves import Serves
 from appliance.remote.tunnels import Datapath
 from appliance.system.command import run
 from appliance.system.namespace import Namespace
@@ -41,6 +46,10 @@ GUARD_S = 2.0
 """How often it is looked whether the management port still drops packets that no tunnel may send, and how many."""
 
 
+class RemoteDatapath(Datapath, ServeDatapath, Protocol):
+    """What the part needs of the datapath (steering/datapath.py)."""
+
+
 class RemoteManager:
     """The part "remotes"."""
 
@@ -51,19 +60,23 @@ class RemoteManager:
         self,
         config: Config,
         paths: Paths,
-        datapath: Datapath,
+        datapath: RemoteDatapath,
         transitions: Ledger,
         *,
         space: Namespace,
         clock: Callable[[], int] = time.monotonic_ns,
         look: underlay.Look = underlay.look,
+        port: Callable[[str], str] = lambda name: name,
     ) -> None:
-        """`space`: the namespace of the management port, by which the outer packets go."""
+        """`space`: the namespace of the management port, by which the outer packets go. `port(name)`: the device of a
+        data port of the board, "" while it is missing."""
         self._config, self._paths, self._datapath, self._transitions = config, paths, datapath, transitions
-        self._space, self._clock, self._look_at = space, clock, look
+        self._space, self._clock, self._look_at, self._port = space, clock, look, port
         self._remotes: Hops[Remote, model.Remote] = Hops(
             "remote", make=self._make, forget=self._forget, removed=self._removed
         )
+        self.serves = Serves(self._make_serve)
+        self._loops = PortLoops(datapath.heartbeat_key, self._heard)
         self._guarded: tuple[str, str] | None = None  # the device and the expression that are installed
         self._guarding = asyncio.Lock()
         self.dropped = 0  # packets that the filters of the management port dropped
@@ -74,6 +87,7 @@ class RemoteManager:
         await self._remotes.load(self._config.remote)
         for remote in self._remotes:
             remote.autostart()
+        self.serves.load(self._config)
         await self._remove_others()
         self._remotes.started()
 
@@ -83,28 +97,54 @@ class RemoteManager:
         paths = self._paths
         place = Place(
             self._datapath, self._space, folder, paths.config.parent, self._clock, paths.wireguard_key,
-            self._look_at, self._guard,
+            self._look, self._guard,
         )  # fmt: skip
         return Remote(remote, self._segment(self._config, remote), place, self._transitions)
+
+    async def _look(self, tunnel: model.Tunnel, space: Namespace) -> underlay.Way:
+        """The way of a tunnel's packets, by the management port or by a port of their own. Never raises."""
+        if encapsulations.on_port(tunnel):
+            return underlay.look_at_port(tunnel, self._port(tunnel.port))
+        return await self._look_at(tunnel, space)
+
+    def _make_serve(self, one: model.Serve, segment: model.Segment) -> Serve:
+        folder = self._paths.remotes / f"serve {one.name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        place = Where(self._datapath, self._transitions, self._space, folder, self._paths.wireguard_key, self._look,
+                      self._guard)  # fmt: skip
+        return Serve(one, segment, place, heard=partial(self._heard, f"by serve {one.name}"))
+
+    def _heard(self, where: str, remote: str) -> None:
+        found = self._remotes.get(remote)
+        if found is not None:
+            found.looped(where)
+
+    def _look_for_loops(self, now: int) -> None:
+        """At the ports of segments that have remotes."""
+        served_by: dict[str, list[str]] = {}
+        for remote in self._remotes:
+            served_by.setdefault(remote.segment, []).append(remote.name)
+        self._loops.look(now, self._config.segment, served_by, self._port)
 
     @staticmethod
     def _segment(config: Config, remote: model.Remote) -> model.Segment:
         name = segment_of(config, remote)
-        found = next((segment for segment in config.segment if segment.name == name), None)
+        found = next((segment for segment in served.segments(config) if segment.name == name), None)
         if found is None:
             raise GuestError(f"remote {remote.name}: there is no segment that it could serve")
         return found
 
     async def _remove_others(self) -> None:
         """Remove tunnels of remotes that are no longer configured, and what was below them."""
-        wanted = {name for remote in self._remotes for name in remote.tunnels.devices}
+        ends = [*(remote.tunnels for remote in self._remotes), *(one.tunnels for one in self.serves)]
+        wanted = {name for one in ends for name in one.devices}
         for name in device.existing():
             if name not in wanted:
                 try:
                     await device.remove(name)
                 except UnreachableError as error:
                     log.warning("%s; it is kept", error)
-        below = {remote.tunnels.secured.space for remote in self._remotes if remote.tunnels.secured is not None}
+        below = {one.secured.space for one in ends if one.secured is not None}
         for space in secured.existing(self._space):
             if space not in below:
                 try:
@@ -116,10 +156,14 @@ class RemoteManager:
         """Run all remotes until cancelled."""
         async with self._remotes.running() as tasks:
             tasks.create_task(self._guard_always(), name="guard of the tunnels")
-            while True:
-                alive()
-                self._remotes.look(self._clock())
-                await asyncio.sleep(CHECK_IN_S)
+            with self.serves.running(tasks), closing(self._loops):
+                while True:
+                    alive()
+                    now = self._clock()
+                    self._remotes.look(now)
+                    self.serves.look(now)
+                    self._look_for_loops(now)
+                    await asyncio.sleep(CHECK_IN_S)
 
     async def _guard_always(self) -> None:
         while True:
@@ -136,10 +180,14 @@ class RemoteManager:
                 self._guarded = None
 
     async def _guard_once(self) -> None:
-        clear = (remote for remote in self._remotes if remote.tunnels.secured is None)
-        there = [remote for remote in clear if remote.way.device]
-        device_of = next((remote.way.device for remote in there), "")
-        found = [plan for remote in there for plan in plans(remote.tunnels.config.tunnel)]
+        tunnels = [(one.way, one.tunnels.config.tunnel) for one in (*self._remotes, *self.serves)]
+        there = [
+            (way, tunnel)
+            for way, tunnel in tunnels
+            if way.device and tunnel.wireguard is None and not encapsulations.on_port(tunnel)
+        ]
+        device_of = next((way.device for way, _ in there), "")
+        found = [plan for _, tunnel in there for plan in plans(tunnel)]
         wanted = (device_of, guard.expression(found)) if found else None
         if wanted != self._guarded or await self._count() is None:
             if self._space.exists:
@@ -175,12 +223,14 @@ class RemoteManager:
         except BypassError:
             self._config = old
             raise
+        await self.serves.withdraw(new)
 
     async def apply(self, new: Config) -> None:
         """After the switch: reconfigure every remote as `new` says. Those not in `new` go on, without traffic."""
         self._config = new
         if self._remotes.ready:
             await self._remotes.apply(new.remote, partial(self._follow, new))
+            self.serves.follow(new)
 
     async def _follow(self, new: Config, remote: Remote, config: model.Remote) -> None:
         remote.reconfigure(config, self._segment(new, config))
@@ -188,6 +238,8 @@ class RemoteManager:
     async def remove_old(self, new: Config) -> None:
         """The commit is final: take down and remove the remotes that are not in `new`."""
         self._remotes.remove_old(new.remote)
+        for name in await self.serves.remove_old(new):
+            await to_the_end(partial(shutil.rmtree, self._paths.remotes / f"serve {name}", ignore_errors=True))
 
     async def _forget(self, remote: Remote) -> None:
         """Remove everything that belongs to a remote."""
@@ -217,3 +269,11 @@ class RemoteManager:
     def details(self, name: str) -> answer.RemoteDetails:
         """One remote with the evidence, for `show remote NAME`."""
         return show.details(self.remote(name), self._clock(), self._datapath.unsent(name), dropped=self.dropped)
+
+    def served(self) -> list[answer.Serve]:
+        """All that is served to other appliances, for `show serves` and `show status`."""
+        return [show.serve(one, self._clock()) for one in self.serves]
+
+    def serve_details(self, name: object) -> answer.ServeDetails:
+        """One of them with its tunnels, for `show serve NAME`."""
+        return show.serve_details(self.serves.named(name), self._clock())

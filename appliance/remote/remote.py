@@ -45,7 +45,7 @@ SETTLE_S = 1.0
 BLAMED_NS = 30_000_000_000
 """How long a remote that returned nothing is bypassed before it is tried again."""
 
-BY_OPERATOR, BY_RETURNED = "operator", "returned traffic"  # vetoes
+BY_OPERATOR, BY_RETURNED, BY_LOOP = "operator", "returned traffic", "loop"  # vetoes
 
 _CHANGES = {
     HopState.AVAILABLE: Change.REMOTE_AVAILABLE,
@@ -97,6 +97,7 @@ class Remote:
         self._rebuild = False
         self._running = False
         self._returned = Returned(int(config.return_timeout))
+        self._looped, self._looped_until = "", 0  # why it was in a loop, until it is available again; ns
 
     def _tunnels(self) -> Tunnels:
         place = self._place
@@ -180,6 +181,17 @@ class Remote:
         self.watch.veto(BY_OPERATOR, why, Cause.OPERATOR)
         self.hop.explain(Cause.OPERATOR, why)
         return f"{self.hop} is bypassed: it gets no frames until `start`"
+
+    def looped(self, where: str) -> None:
+        """A heartbeat that was sent into it came in `where` frames of others do: break the loop here."""
+        if self.watch is None:
+            return
+        self._looped = f"what is sent to it comes in again {where}: a loop"
+        self._looped_until = self._place.clock() + BLAMED_NS
+        self.watch.veto(BY_LOOP, self._looped, Cause.LOOP, BLAMED_NS)
+        self.hop.explain(Cause.LOOP, self._looped)
+        if not self.tunnels.parted:
+            self._nudge.set()
 
     def stop(self) -> str:
         """Take its traffic away, then remove its tunnels."""
@@ -315,6 +327,20 @@ class Remote:
             if self._way.due(now):
                 await self._look(now)
             self._judge_returned(now)
+            await self._break_loop(now)
+
+    async def _break_loop(self, now: int) -> None:
+        """Take its frames out of the datapath for as long as its heartbeats go round, and some time beyond.
+
+        Without a lease it gets no frames, but what comes out of its tunnels would still go on, and round again.
+        """
+        if not self._looped:
+            return
+        if self.hop.cause is Cause.HEARTBEAT_LOST:
+            self.hop.explain(Cause.LOOP, self._looped)  # it is broken, so no heartbeat comes back any more
+        looping = now < self._looped_until
+        if looping is not self.tunnels.parted:
+            await self.tunnels.part(looping)
 
     async def _look(self, now: int) -> None:
         """Look at the way: it explains a failure, and limits the frames."""
@@ -393,6 +419,8 @@ class Remote:
         hop = self.hop
         if SERVING & {old, hop.state}:
             self._proved.note(self._mark if hop.state in SERVING else "")
+        if hop.state is HopState.AVAILABLE:
+            self._looped = ""
         change = _CHANGES.get(hop.state, Change.REMOTE_OTHER)
         self._ledger.record(change, self.name, old.value, hop.state.value, hop.cause, detail=hop.detail)
         if hop.state is HopState.SUSPECT or self.way.trouble:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A remote as the API shows it. Reads only; `now` is CLOCK_MONOTONIC in nanoseconds."""
+"""Remotes, and what is served to others, as the API shows them. Reads only; `now` is CLOCK_MONOTONIC in ns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from appliance.api.schema import guests, remotes
 from appliance.config.schema import encapsulations
 from appliance.config.schema.model import Tunnel
 from appliance.health.detector import milliseconds
+from appliance.remote.ends import Ends
 from appliance.remote.remote import Remote
+from appliance.remote.serve import Serve
 from appliance.system import netdev
 
 REFUSED = ("rx_errors", "rx_dropped")
@@ -22,7 +24,6 @@ def row(remote: Remote, now: int, unsent: dict[str, int] | UnsetType = UNSET) ->
     """What `show remotes` and `show status` need. `unsent`: frames that its tunnels did not take, by cause."""
     remaining = remote.hop.lease.remaining(now)
     tunnel = remote.config.tunnel
-    options = [word for word in ("sequence", "checksum") if getattr(tunnel, word)]
     return remotes.Remote(
         name=remote.name,
         hop=remote.hop_number,
@@ -32,7 +33,7 @@ def row(remote: Remote, now: int, unsent: dict[str, int] | UnsetType = UNSET) ->
         lease_ms=round(remaining / 1e6, 1),
         lease=milliseconds(remaining) if remaining else "none",
         segment=remote.segment,
-        tunnel=", ".join([tunnel.kind, *options]) + (" over WireGuard" if tunnel.wireguard is not None else ""),
+        tunnel=words(tunnel),
         far=tunnel.far,
         keys=keys(tunnel),
         way="" if remote.watch is None and not remote.way.trouble else remote.way.trouble or "up",
@@ -41,8 +42,53 @@ def row(remote: Remote, now: int, unsent: dict[str, int] | UnsetType = UNSET) ->
     )
 
 
+def words(tunnel: Tunnel) -> str:
+    """Its kind with the options that it has: "gre-ethernet, sequence over WireGuard"."""
+    options = [word.replace("_", " ") for word in ("sequence", "checksum", "mss_clamp") if getattr(tunnel, word)]
+    return ", ".join([tunnel.kind, *options]) + (" over WireGuard" if tunnel.wireguard is not None else "")
+
+
+def serve(one: Serve, now: int) -> remotes.Serve:
+    """What `show serves` and `show status` need."""
+    tunnel = one.config.tunnel
+    return remotes.Serve(
+        name=one.name,
+        state=one.state.value,
+        cause=one.cause,
+        detail=one.detail,
+        path=list(one.config.path),
+        not_available=one.unavailable(now),
+        tunnel=words(tunnel),
+        far=tunnel.far,
+        keys=keys(tunnel),
+        way=one.way.trouble or ("up" if one.way.mtu else ""),
+        warning=one.tunnels.warning,
+    )
+
+
+def serve_details(one: Serve, now: int) -> remotes.ServeDetails:
+    """The same with its tunnels: what `show serve NAME` needs."""
+    tunnel, way = one.config.tunnel, one.way
+    return remotes.ServeDetails(
+        **asdict(serve(one, now)),
+        source=way.source,
+        device=way.device,
+        gateway=way.gateway,
+        path_mtu=way.mtu,
+        overhead_bytes=encapsulations.overhead(tunnel),
+        secured=encapsulations.secured(tunnel),
+        wireguard=_wireguard(tunnel, one.tunnels, time.time()),
+        tunnels=_sides(tunnel, one.tunnels),
+    )
+
+
 def keys(tunnel: Tunnel) -> str:
-    """The keys of both sides, with their UDP ports if they have any: "7 / 8", "7 port 4789 / 7 port 4790"."""
+    """The keys of both sides, with their UDP ports if they have any: "7 / 8", "7 port 4789 / 7 port 4790".
+
+    Of tunnels without keys the far end's addresses.
+    """
+    if not encapsulations.KINDS[tunnel.kind].keyed:
+        return " / ".join(tunnel.remotes)
     both = zip((tunnel.lan_key, tunnel.wan_key), encapsulations.ports(tunnel), strict=True)
     return " / ".join(f"{key} port {port}" if port else str(key) for key, port in both)
 
@@ -64,9 +110,10 @@ def details(
         path_mtu=way.mtu,
         overhead_bytes=encapsulations.overhead(tunnel),
         secured=encapsulations.secured(tunnel),
-        wireguard=_wireguard(remote, time.time()),
+        wireguard=_wireguard(tunnel, remote.tunnels, time.time()),
         dropped_at_port=dropped,
-        tunnels=_sides(remote),
+        clamped=UNSET if (clamped := remote.tunnels.clamped()) is None else clamped,
+        tunnels=_sides(tunnel, remote.tunnels),
         flip_count=remote.hop.history.count,
         lease_renewals=remote.hop.lease.renewals,
         bypass=remote.hop.bypass_latency.summary(),
@@ -82,8 +129,8 @@ def details(
     )
 
 
-def _wireguard(remote: Remote, now: float) -> remotes.Wireguard | UnsetType:
-    config, below = remote.config.tunnel.wireguard, remote.tunnels.secured
+def _wireguard(tunnel: Tunnel, ends: Ends, now: float) -> remotes.Wireguard | UnsetType:
+    config, below = tunnel.wireguard, ends.secured
     session = below.session if below is not None else None
     if config is None or session is None:
         return UNSET
@@ -100,12 +147,12 @@ def _wireguard(remote: Remote, now: float) -> remotes.Wireguard | UnsetType:
     )
 
 
-def _sides(remote: Remote) -> list[remotes.TunnelSide]:
-    tunnel = remote.config.tunnel
-    counted = remote.tunnels.counters()
+def _sides(tunnel: Tunnel, ends: Ends) -> list[remotes.TunnelSide]:
+    counted = ends.counters()
     sides = zip(
         ("lan", "wan"),
-        remote.tunnels.names,
+        ends.names,
+        tunnel.remotes,
         (tunnel.lan_key, tunnel.wan_key),
         encapsulations.ports(tunnel),
         strict=True,
@@ -114,13 +161,14 @@ def _sides(remote: Remote) -> list[remotes.TunnelSide]:
         remotes.TunnelSide(
             side=side,
             device=name,
+            far=far,
             key=key,
             port=port,
             mtu=_mtu(name),
             refused=sum(counted[side].get(each, 0) for each in REFUSED),
             counters=dict(counted[side]),
         )
-        for side, name, key, port in sides
+        for side, name, far, key, port in sides
     ]
 
 

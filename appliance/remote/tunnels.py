@@ -1,35 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The two tunnels of one remote: made or adopted, attached to the datapath, fitted to the way, removed."""
+"""The two tunnels of one remote, as the taps of a hop."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from appliance.config.check.verify_remote import misfit
-from appliance.config.schema import encapsulations, limits
 from appliance.config.schema.model import Remote, Segment
-from appliance.errors import BypassError, RefusedError, UnreachableError
 from appliance.health.inband import Direction, neighbour_address
 from appliance.health.inband_streams import TapPair
 from appliance.health.overload import Load
 from appliance.hop.hop import HopLeases
+from appliance.remote.ends import Ends
 from appliance.steering.hop_datapath import HopDatapath
 from appliance.steering.kernel.ip_devices import IpDevices
 from appliance.steering.kernel.layout import Side
 from appliance.system.namespace import Namespace
 from appliance.tunnel import device
-from appliance.tunnel.joint import Joint, joint
 from appliance.tunnel.joint import attach as connect
-from appliance.tunnel.plan import Plan, device_name, plans
-from appliance.tunnel.secured import Secured
-from appliance.tunnel.underlay import Look, Way
-
-log = logging.getLogger(__name__)
+from appliance.tunnel.joint import attach_egress
+from appliance.tunnel.plan import device_name
 
 
 class Datapath(HopDatapath, Protocol):
@@ -54,149 +46,84 @@ class Datapath(HopDatapath, Protocol):
         ...
 
 
-class Tunnels:
-    """The devices of one remote on one segment. They outlive this object and bypassd."""
+class Tunnels(Ends):
+    """The devices of one remote on one segment."""
 
     def __init__(
         self, config: Remote, segment: Segment, datapath: Datapath, *, space: Namespace, own_key: Path
     ) -> None:
         """`space`: of the management port; `own_key`: the file with the appliance's WireGuard key."""
-        self.config, self.segment = config, segment.name
-        self._mtu, self._datapath, self._space = segment.mtu, datapath, space
+        self._config, self.segment, self._datapath = config, segment.name, datapath
         number, index = datapath.hop_id(config.name), datapath.segment_id(segment.name)
-        names = [device_name(number, index, side) for side in Side]
+        lan, wan = (device_name(number, index, side) for side in Side)
+        super().__init__(
+            f"remote {config.name}", config.tunnel, (lan, wan), number, segment.mtu, space=space, own_key=own_key
+        )
         # Heartbeats through a tunnel of IP have the addresses by which the datapath knows them when they come back.
         inside = [neighbour_address(number, way).hex(":") for way in Direction]
-        self.pair = TapPair(names[Side.LAN], names[Side.WAN], addresses=(inside[0], inside[1]))
-        self.warning = ""
-        self._indexes: tuple[int, ...] = ()
-        below = config.tunnel.wireguard is not None
-        self.secured = Secured(config.tunnel, number, space, own_key) if below else None
+        self.parted = False
+        self.pair = TapPair(lan, wan, addresses=(inside[0], inside[1]))
 
     @property
-    def names(self) -> tuple[str, str]:
-        """The devices of the LAN side and of the WAN side."""
-        return self.pair.lan, self.pair.wan
+    def config(self) -> Remote:
+        """The remote's table; another one has the same tunnel."""
+        return self._config
 
-    def _planned(self) -> list[tuple[str, Plan, Side]]:
-        names = (self.pair.lan, self.pair.wan)
-        return list(zip(names, plans(self.config.tunnel), Side, strict=True))
+    @config.setter
+    def config(self, config: Remote) -> None:
+        self._config, self._tunnel = config, config.tunnel
 
     def alike(self, other: Tunnels) -> bool:
         """Whether these are the same devices."""
         mine = (self.config.tunnel, self.segment, self._mtu)
         return mine == (other.config.tunnel, other.segment, other._mtu)
 
-    @property
-    def adoptable(self) -> bool:
-        """Whether both devices are there as this configuration wants them."""
-        return all(device.mark_of(name) == plan.mark for name, plan, _ in self._planned())
+    async def part(self, parted: bool) -> None:
+        """Have the datapath take no frame of theirs, and send none; heartbeats still leave. Or the opposite.
 
-    @property
-    def there(self) -> bool:
-        """Whether the devices are still those that were attached, and nothing below them is missing."""
-        complete = self.secured is None or not self.secured.gone
-        return complete and bool(self._indexes) and self._indexes == self._present()
-
-    def _present(self) -> tuple[int, ...]:
-        try:
-            return tuple(socket.if_nametoindex(name) for name in self.devices)
-        except OSError:
-            return ()
-
-    @property
-    def _joints(self) -> list[Joint]:
-        return [joint(name) for name in self.names] if encapsulations.carries_ip(self.config.tunnel) else []
-
-    @property
-    def devices(self) -> list[str]:
-        """All devices of the two tunnels, those behind the hop's own included."""
-        return [*self.names, *(one.tunnel for one in self._joints)]
-
-    def attach(self) -> None:
-        """Have the datapath take the frames that come out of the devices, and send to them. DatapathError."""
-        for name, _, side in self._planned():
-            self._datapath.attach_hop(name, self.config.name, self.segment, side, tags=self.config.tags)
-        self._indexes = self._present()
-
-    async def look(self, look: Look) -> Way:
-        """The way of their packets as it is now, with what is known against WireGuard on it. Never raises."""
-        way = await look(self.config.tunnel, self._space)
-        if self.secured is None or way.trouble or not self._indexes:
-            return way
-        return replace(way, trouble=await self.secured.look())
-
-    async def find_way(self, look: Look) -> Way:
-        """The way of their packets. UnreachableError: there is none now. RefusedError: it is too narrow."""
-        way = await look(self.config.tunnel, self._space)
-        if not way.mtu:
-            raise UnreachableError(way.trouble or f"no way to {self.config.tunnel.far} is known")
-        if what := misfit(self.config.tunnel, self._mtu, way.mtu):
-            raise RefusedError(what)
-        return way
-
-    async def set_up(self, way: Way, folder: Path) -> None:
-        """Make the devices, or go on with those that are there. `folder`: the remote's run folder.
-
-        UnreachableError: not now. DatapathError, HardwareError: the kernel refuses.
+        DatapathError: the kernel refuses.
         """
-        space, anew, source = self._space, False, way.source
-        if self.secured is not None:
-            space, anew = self.secured.space, await self.secured.set_up(folder, way.mtu)
-            source = self.secured.address
-        if anew or not self.adoptable:
-            for name, plan, _ in self._planned():
-                await device.make(name, plan, space, source)
-        await self.fit(way)
+        self.parted = parted
+        await asyncio.to_thread(self._disconnect if parted else self.attach)
+
+    def _connect(self) -> None:
+        if self.parted:
+            return
+        for name, side in zip(self.names, Side, strict=True):
+            self._datapath.attach_hop(name, self.config.name, self.segment, side, tags=self.config.tags)
+
+    def _disconnect(self) -> None:
+        self._datapath.detach_hop(self.config.name, self.segment)
+
+    async def _join(self) -> None:
+        """Have headers taken off before tunnels of IP, and put back on return."""
         for one, side in zip(self._joints, Side, strict=False):
             programs = self._datapath.ip_devices.join(self.config.name, side, *one.indexes)
             await connect(one.name, *programs)
-        await asyncio.to_thread(self.attach)
-        for name, plan, _ in self._planned():
-            if device.mark_of(name) != plan.mark:
-                await device.finish(name, plan)
 
-    async def fit(self, way: Way) -> None:
-        """Let the devices take what crosses the way whole, and not more. UnreachableError: the kernel refuses."""
-        if not way.mtu:
+    async def _fitted(self, mtu: int) -> None:
+        """Have TCP connections fit, if that is wanted."""
+        if not self._tunnel.mss_clamp:
             return
-        if self.secured is not None:
-            await self.secured.fit(way.mtu)
-        tunnel = self.config.tunnel
-        most = min(encapsulations.inner_mtu(tunnel, way.mtu), limits.MAX_MTU)
-        for name, _, _ in self._planned():
-            device.fit(name, max(most, 68))
-        wanted = self._mtu or encapsulations.ETHERNET_MTU
-        longest = most + encapsulations.FRAME_BEYOND_MTU
-        narrow = f"the way to {tunnel.far} carries {way.mtu} bytes only: frames longer than {longest} skip the remote"
-        warning = narrow if most < wanted else ""
-        if warning != self.warning:
-            self.warning = warning
-            if warning:
-                log.warning("remote %s: %s", self.config.name, warning)
-        if self._indexes:
-            self.attach()  # for the length of the frames that they take now
+        for name in self.names:
+            program = self._datapath.ip_devices.clamp(socket.if_nametoindex(name), mtu)
+            await attach_egress(name, program)
 
-    async def take_down(self) -> None:
-        """Detach and remove the devices. What cannot be removed is logged."""
-        try:
-            # In a thread, because the kernel waits for its other processors, and leases of other hops are due.
-            await asyncio.to_thread(self._datapath.detach_hop, self.config.name, self.segment)
-        except BypassError as error:
-            log.error("remote %s: its tunnels stay attached: %s", self.config.name, error)
-        self._indexes = ()
+    def clamped(self) -> int | None:
+        """TCP connections that were made to fit; None: that is not wanted."""
+        if not self._tunnel.mss_clamp:
+            return None
+        there = {name: index for index, name in socket.if_nameindex()}
+        return sum(self._datapath.ip_devices.clamped(there[name]) for name in self.names if name in there)
+
+    def _leave(self) -> None:
+        """The opposite of `_join` and `_fitted`."""
+        there = {name: index for index, name in socket.if_nameindex()} if self._tunnel.mss_clamp else {}
+        for name in self.names:
+            if name in there:
+                self._datapath.ip_devices.release(there[name])
         for one in self._joints:
             self._datapath.ip_devices.leave(one.present)
-        for name in (self.pair.lan, self.pair.wan):
-            try:
-                await device.remove(name)
-            except UnreachableError as error:
-                log.warning("%s", error)
-        if self.secured is not None:
-            try:
-                await self.secured.take_down()
-            except UnreachableError as error:
-                log.warning("%s", error)
 
     def loads(self) -> dict[str, Load]:
         """The traffic through the remote, by the device where it enters."""
@@ -206,9 +133,9 @@ class Tunnels:
     def counters(self) -> dict[str, device.Counters]:
         """The counters of both devices, by side. `no_header`: packets that a tunnel of IP returned and whose frame
         nobody knows, or that were none of IP."""
-        sides = ("lan", "wan")
         if not self._joints:
-            return {side: device.counters(name) for side, name in zip(sides, self.names, strict=True)}
+            return super().counters()
+        sides = ("lan", "wan")
         found = {side: device.counters(one.tunnel) for side, one in zip(sides, self._joints, strict=True)}
         for counted, one in zip(found.values(), self._joints, strict=True):
             counted["no_header"] = self._datapath.ip_devices.dropped(one.present)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from appliance.config.schema.encapsulations import accepted
 from appliance.config.schema.model import Config, Group, Guest, Remote, Rule, Shunts
+from appliance.config.schema.served import expanded
 from appliance.errors import ConfigError, FilterError
 from appliance.filter.classic import asks_for_first_fragments
 from appliance.filter.compiler import compile_filter
@@ -331,6 +332,7 @@ def compile_policy(config: Config, names: Names, silent: frozenset[tuple[str, st
     ConfigError names the table and key that is wrong; `names` may have learned new names by then, which is harmless.
     What is wrong in a filter's text is found elsewhere.
     """
+    no_ports, config = {one.name for one in config.serve}, expanded(config)
     hop_names = [hop.name for hop in config.guest] + [hop.name for hop in config.remote]
     _unique("segment", (segment.name for segment in config.segment))
     _unique("rule", (rule.name for rule in config.rule))
@@ -346,7 +348,8 @@ def compile_policy(config: Config, names: Names, silent: frozenset[tuple[str, st
         if rule.segment and rule.segment not in segments:
             raise ConfigError(f"rule {rule.name}: segment", f'there is no segment "{rule.segment}"')
         path, flags = _path(rule, hops, groups)
-        where = frozenset((segments[rule.segment],)) if rule.segment else frozenset(segments.values())
+        everywhere = (number for name, number in segments.items() if name not in no_ports)
+        where = frozenset((segments[rule.segment],)) if rule.segment else frozenset(everywhere)
         match = rule.match.strip()
         down = rule.on_unavailable == "link-down"
         shunts = _shunts(rule, hops, groups)

@@ -110,6 +110,12 @@ class CommitSteps:
                 if port not in ports:
                     what = f'this board has no port "{port}"{hint(port, ports)}'
                     raise ConfigError(f"segment {segment.name}: {key}", what)
+        tunnels = [(f"remote {one.name}", one.tunnel) for one in new.remote]
+        tunnels += [(f"serve {one.name}", one.tunnel) for one in new.serve]
+        for who, tunnel in tunnels:
+            if tunnel.port and tunnel.port not in ports:
+                what = f'this board has no port "{tunnel.port}"{hint(tunnel.port, ports)}'
+                raise ConfigError(f"{who}: tunnel: port", what)
 
     async def _segments(self, new: Config) -> None:
         system = self._system

@@ -257,6 +257,7 @@ def _remotes(system: System) -> list[Family]:
     handshake = Family(
         "remote_handshake_timestamp_seconds", "gauge", "Time of the last WireGuard handshake; 0 = none", "seconds"
     )
+    clamped = Family("remote_clamped_syns", "counter", "TCP SYNs whose segment size was lowered to fit the tunnel")
     now = time.monotonic_ns()
     for remote in system.remotes.remotes() if system.remotes is not None else ():
         remaining = remote.hop.lease.remaining(now)
@@ -274,7 +275,23 @@ def _remotes(system: System) -> list[Family]:
         for side, kinds in remote.tunnels.counters().items():
             for kind, packets in kinds.items():
                 counted.add(packets, remote=remote.name, side=side, kind=kind)
-    return [state, up, lease, way, mtu, latency, limit, counted, handshake, dropped]
+        if (syns := remote.tunnels.clamped()) is not None:
+            clamped.add(syns, remote=remote.name)
+    return [state, up, lease, way, mtu, latency, limit, counted, handshake, dropped, clamped, *_serves(system)]
+
+
+def _serves(system: System) -> list[Family]:
+    up = Family("serve_up", "gauge", "1 while the tunnels to the other appliance work")
+    missing = Family("serve_missing_hops", "gauge", "Hops and groups of the path that are not available")
+    counted = Family("serve_tunnel_packets", "counter", "What the tunnel devices have counted, by kind")
+    now = time.monotonic_ns()
+    for one in system.remotes.serves if system.remotes is not None else ():
+        up.add(int(one.up), serve=one.name)
+        missing.add(len(one.unavailable(now)), serve=one.name)
+        for side, kinds in one.tunnels.counters().items():
+            for kind, packets in kinds.items():
+                counted.add(packets, serve=one.name, side=side, kind=kind)
+    return [up, missing, counted]
 
 
 def _access(system: System) -> list[Family]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from appliance.api.rpc import Param, Params, Registry
 from appliance.api.schema import machine, methods
+from appliance.config.schema.model import Config
 from appliance.errors import NotFoundError, UnreachableError
 from appliance.hardware.board import Port
 from appliance.management import bridge
@@ -133,7 +134,10 @@ class Ports:
             for side, name in (("lan", segment.lan), ("wan", segment.wan)):
                 if name == port.name:
                     return f"{segment.name}/{side}"
-        return ""
+        config = self._system.config or Config()
+        tunnels = [(f"remote {one.name}", one.tunnel) for one in config.remote]
+        tunnels += [(f"serve {one.name}", one.tunnel) for one in config.serve]
+        return ", ".join(who for who, tunnel in tunnels if tunnel.port == port.name)
 
     async def _ethtool(self, place: _Place, flag: str) -> str:
         return await self._try([*place.before, "ethtool", flag, place.device])

@@ -15,7 +15,7 @@ from msgspec import UNSET
 import appliance
 from appliance.api.schema import state
 from appliance.api.schema.guests import Guest
-from appliance.api.schema.remotes import Remote
+from appliance.api.schema.remotes import Remote, Serve
 from appliance.causes import DESCRIPTION, Cause
 from appliance.config.schema.served import mirrored
 from appliance.hardware import data_partition, relay_facts
@@ -48,6 +48,7 @@ def status(system: System, now: int) -> state.Status:
         ],
         guests=guests(system),
         remotes=remotes(system),
+        serves=serves(system),
         parts=parts(system, now),
         watchdog=watchdog(system),
         relays=relays(system),
@@ -152,6 +153,14 @@ def remotes(system: System) -> list[Remote]:
         return system.remotes.summary()
     cause = Cause.SAFE_MODE if system.safe_mode.active else Cause.STARTING if system.config else Cause.CONFIG_INVALID
     return [Remote(name=r.name, state="defined", cause=cause) for r in (system.config.remote if system.config else ())]
+
+
+def serves(system: System) -> list[Serve]:
+    """All that is served to other appliances, also while the part that does it is not running."""
+    if system.remotes is not None:
+        return system.remotes.served()
+    cause = Cause.SAFE_MODE if system.safe_mode.active else Cause.STARTING if system.config else Cause.CONFIG_INVALID
+    return [Serve(name=s.name, state="down", cause=cause) for s in (system.config.serve if system.config else ())]
 
 
 def partition(system: System) -> state.Partition:

@@ -100,6 +100,7 @@ async def _remotes(given: Given) -> Part:
 
     assert system.steering.datapath is not None
     assert system.config is not None
+    ports = system.links.ports
     system.remotes = RemoteManager(
         system.config,
         system.paths,
@@ -107,6 +108,7 @@ async def _remotes(given: Given) -> Part:
         system.transitions,
         space=system.lan.space,
         clock=time.monotonic_ns,
+        port=lambda name: ports[name].ifname if name in ports else "",
     )
     api.register(system.registry, system.remotes)
     return system.remotes

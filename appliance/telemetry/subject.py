@@ -36,6 +36,7 @@ class Kind(StrEnum):
     PORT = "port"
     GUEST = "guest"
     REMOTE = "remote"
+    SERVE = "serve"
     FLOW = "flow"
     CONFIGURATION = "configuration"
     SUPERVISOR = "supervisor"
@@ -92,6 +93,8 @@ class Change(Enum):
     REMOTE_SUSPECT = auto()
     REMOTE_FAILED = auto()
     REMOTE_OTHER = auto()
+    SERVE_UP = auto()
+    SERVE_DOWN = auto()
     FLOW_QUARANTINED = auto()
     FLOW_RELEASED = auto()
     CONFIGURATION_CHANGED = auto()
@@ -131,6 +134,8 @@ _CHANGES: dict[Change, tuple[Kind, Severity]] = {
     Change.REMOTE_SUSPECT: (Kind.REMOTE, Severity.WARNING),
     Change.REMOTE_FAILED: (Kind.REMOTE, Severity.ERROR),
     Change.REMOTE_OTHER: (Kind.REMOTE, Severity.INFO),
+    Change.SERVE_UP: (Kind.SERVE, Severity.NOTICE),
+    Change.SERVE_DOWN: (Kind.SERVE, Severity.WARNING),
     Change.FLOW_QUARANTINED: (Kind.FLOW, Severity.WARNING),
     Change.FLOW_RELEASED: (Kind.FLOW, Severity.NOTICE),
     Change.CONFIGURATION_CHANGED: (Kind.CONFIGURATION, Severity.NOTICE),

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from appliance.config.schema import encapsulations
-from appliance.errors import UnreachableError
+from appliance.errors import RefusedError, UnreachableError
 from appliance.system import netdev
 from appliance.system.command import run
 from appliance.system.namespace import Namespace
@@ -41,12 +41,16 @@ def mark_of(name: str) -> str:
 async def make(name: str, plan: Plan, space: Namespace, source: str = "") -> None:
     """Make the device, down, without its mark. UnreachableError: the kernel or the management port refuses.
 
-    `space` is where its outer packets go, from `source` if the configuration does not say. A device of this name is
-    removed first.
+    `space` is where its outer packets go, from `source` if the configuration does not say; a VLAN's go out of the port
+    `source`. A device of this name is removed first.
     """
-    if not space.exists:
+    if not plan.on_port and not space.exists:
         raise UnreachableError("the management port is not set up yet")
     await remove(name)
+    if plan.on_port:
+        await _ip(["ip", *plan.creation(name, source)], plan)
+        _prepare(name)
+        return
     tunnel = joint.joint(name).tunnel if plan.carries_ip else name
     # What a crash left between the two steps. It fails where nothing is.
     await run(space.command(["ip", "link", "delete", tunnel]), LIMIT_S)
@@ -56,13 +60,28 @@ async def make(name: str, plan: Plan, space: Namespace, source: str = "") -> Non
     await _ip(space.command(["ip", "link", "set", tunnel, "netns", str(os.getpid())]), plan)
     if plan.carries_ip:
         await joint.make(name)
+    _prepare(name, tunnel)
+
+
+def _prepare(*names: str) -> None:
+    """Devices that send nothing of their own."""
     try:
-        for device in dict.fromkeys((name, tunnel)):
+        for device in dict.fromkeys(names):
             netdev.disable_ipv6(device)
             netdev.change_flags(device, netdev.IFF_NOARP)
             netdev.set_queue_length(device, QUEUE)
     except OSError as error:
-        raise UnreachableError(f"tunnel {name} cannot be set up: {error.strerror}") from error
+        raise UnreachableError(f"tunnel {names[0]} cannot be set up: {error.strerror}") from error
+
+
+def widen(port: str, least: int) -> int:
+    """Give a port of VLANs at least this MTU; returns the one that it has. RefusedError: its driver has no such one."""
+    try:
+        if netdev.mtu(port) < least:
+            netdev.set_mtu(port, least)
+        return netdev.mtu(port)
+    except OSError as error:
+        raise RefusedError(f"port {port} takes no MTU of {least}, which the VLANs need: {error.strerror}") from error
 
 
 async def open_listeners(space: Namespace) -> set[Listener]:
@@ -120,12 +139,15 @@ async def _ip(words: Sequence[str], plan: Plan) -> None:
     said, kind = _line(text), plan.tunnel.kind
     if "Unknown device type" in said or "not supported" in said:
         needs = encapsulations.KINDS[kind].needs[plan.version]
-        raise UnreachableError(f"the kernel has no {kind} over IPv{plan.version}: it was built without {needs}")
+        over = f" over IPv{plan.version}" if plan.version else ""
+        raise UnreachableError(f"the kernel has no {kind}{over}: it was built without {needs}")
     if "Address already in use" in said:
         said = f"UDP port {plan.port} of the management port is in use by another program"
     elif "File exists" in said:
-        said = f"key {plan.key} is in use by a tunnel that is not ours"
-    raise UnreachableError(f"{kind} to {plan.tunnel.remote}: {said}")
+        what = f"key {plan.key} is" if encapsulations.KINDS[kind].keyed else "its addresses are"
+        what = f"VLAN {plan.key} is" if plan.on_port else what
+        said = f"{what} in use by a tunnel that is not ours"
+    raise UnreachableError(f"{kind} to {plan.remote}: {said}")
 
 
 def _line(text: str) -> str:

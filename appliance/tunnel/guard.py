@@ -25,6 +25,7 @@ PREFERENCE = "3"
 _UDP = 8
 _UDP_KEY = _UDP + 4  # of the network's number in VXLAN and Geneve, behind the IP header: UDP, then a word
 _GRE_KEY, _GRE_CHECKSUM = 4, 4
+_IPV4, _IPV6 = 4, 41  # protocols of IP
 _RETURN, _DROP, _NEXT = 0x06, 2, 0xFFFFFFFF  # BPF_RET | BPF_K; TC_ACT_SHOT; TC_ACT_UNSPEC: the next program decides
 _HAS_CHECKSUM, _HAS_KEY, _HAS_SEQUENCE = 0x8000, 0x2000, 0x1000
 
@@ -34,8 +35,11 @@ def good(plan: Plan) -> str:
     six = plan.version == 6
     word, header = ("ip6", 40) if six else ("ip", 20)
     plain = "ip6[6]" if six else "ip[0] & 0xf = 5 and ip[9]"  # the protocol, without options before it
-    sender = f"{word} src host {plan.tunnel.remote}"
+    sender = f"{word} src host {plan.remote}"
     tunnel, gre = plan.tunnel, header
+    if not encapsulations.KINDS[tunnel.kind].keyed:
+        inside = f"({' or '.join(f'{plain} = {number}' for number in _inside(plan))})"
+        return f"({sender} and {inside})"
     if not encapsulations.KINDS[tunnel.kind].gre:
         network = f"{word}[{header + _UDP_KEY}:4] & 0xffffff00 = {plan.key << 8}"
         return f"({sender} and {plain} = 17 and {word}[{header + 2}:2] = {plan.port} and {network})"
@@ -48,11 +52,22 @@ def good(plan: Plan) -> str:
     return f"({sender} and {plain} = {protocol} and {word}[{gre}:2] & 0xb000 = {flags} and {key})"
 
 
+def _inside(plan: Plan) -> tuple[int, ...]:
+    """The protocols of IP that say that a packet of IP follows: IPv4, and IPv6 where the tunnel carries it."""
+    return (_IPV4,) if encapsulations.only_ipv4(plan.tunnel) else (_IPV4, _IPV6)
+
+
 def expression(plans: Sequence[Plan]) -> str:
     """The packets that are dropped; "" where there is no tunnel."""
     # The kernel also takes GRE that is in no UDP for a tunnel that has it in UDP.
     gre = ["proto 47"] if any(encapsulations.KINDS[plan.tunnel.kind].gre for plan in plans) else []
-    ports = dict.fromkeys([f"udp dst port {plan.port}" for plan in plans if plan.port] + gre)
+    bare = [
+        f"{'ip6' if plan.version == 6 else 'ip'} proto {number}"
+        for plan in plans
+        if not encapsulations.KINDS[plan.tunnel.kind].keyed
+        for number in _inside(plan)
+    ]
+    ports = dict.fromkeys([f"udp dst port {plan.port}" for plan in plans if plan.port] + gre + bare)
     if not ports:
         return ""
     wanted = " or ".join(dict.fromkeys(good(plan) for plan in plans))

@@ -66,9 +66,15 @@ async def attach(name: str, strip: Path, restore: Path) -> None:
             await _do(words)
 
 
-def attachment(device: str, program: Path) -> list[Words]:
-    """The commands that have a pinned program take what arrives at a device. Pure; idempotent."""
-    where = ["dev", device, "ingress", "protocol", "all", "pref", "1", "handle", "1"]
+async def attach_egress(device: str, program: Path) -> None:
+    """Attach a pinned program to what leaves by a device. UnreachableError: the kernel refuses."""
+    for words in attachment(device, program, "egress"):
+        await _do(words)
+
+
+def attachment(device: str, program: Path, way: str = "ingress") -> list[Words]:
+    """The commands that have a pinned program take what arrives at a device, or leaves by it. Pure; idempotent."""
+    where = ["dev", device, way, "protocol", "all", "pref", "1", "handle", "1"]
     return [
         ["tc", "qdisc", "replace", "dev", device, "clsact"],
         ["tc", "filter", "replace", *where, "bpf", "direct-action", "object-pinned", str(program)],

@@ -18,8 +18,8 @@ from appliance.tunnel import wireguard
 
 Words = list[str]
 
-NAME = re.compile(r"t[ru]\d+\.\d+[lw]")
-"""Of hops' devices, and of tunnels behind them (joint.py)."""
+NAME = re.compile(r"t(?:[ru]\d+\.|s)\d+[lw]")
+"""Of hops' devices, of tunnels behind them (joint.py), and of tunnels by which others are served."""
 HOPS = "64"
 """Time to live of the outer packets; that of the inner ones must not end a tunnel's."""
 
@@ -29,11 +29,17 @@ def device_name(hop: int, segment: int, side: int) -> str:
     return f"tr{hop}.{segment}{'lw'[side]}"
 
 
+def served_name(segment: int, side: int) -> str:
+    """Name of the device at `side` of what the segment with this index serves: "ts3l"."""
+    return f"ts{segment}{'lw'[side]}"
+
+
 @dataclass(frozen=True)
 class Plan:
-    """One device: the tunnel of one side. `key`, `port`: of this side; `version`: of IP outside."""
+    """One device: the tunnel of one side. `remote`, `key`, `port`: of this side; `version`: of IP outside."""
 
     tunnel: Tunnel
+    remote: str
     key: int
     port: int
     version: int
@@ -42,8 +48,8 @@ class Plan:
     def mark(self) -> str:
         """Written into the device as its last step: a device with this mark is ours, complete and as planned."""
         tunnel = self.tunnel
-        options = [word for word in ("sequence", "checksum") if getattr(tunnel, word)]
-        ends = f"{tunnel.local or 'any'} {tunnel.remote}"
+        options = [word for word in ("sequence", "checksum", "mss_clamp") if getattr(tunnel, word)]
+        ends = f"{tunnel.local or 'any'} {self.remote}"
         below = wireguard.mark(tunnel)
         words = ["throughwire", tunnel.kind, ends, str(self.key), str(self.port), *options, *([below] if below else [])]
         return " ".join(words)
@@ -54,6 +60,11 @@ class Plan:
         return encapsulations.carries_ip(self.tunnel)
 
     @property
+    def on_port(self) -> bool:
+        """Whether it is a VLAN of a data port, and so in no other namespace."""
+        return encapsulations.on_port(self.tunnel)
+
+    @property
     def listener(self) -> Listener | None:
         """What must be open before the device gets packets."""
         kind = encapsulations.KINDS[self.tunnel.kind]
@@ -62,14 +73,21 @@ class Plan:
     def creation(self, name: str, source: str = "") -> Words:
         """The arguments of `ip` that make the device, down, in the present namespace.
 
-        `source`: our address by the routes, without which the kernel sends no GRE over IPv6. The outer packets must not
-        be fragmented: what does not fit is dropped and counted where it would not fit.
+        `source`: our address by the routes, without which the kernel sends neither GRE nor IP in IPv6. The outer
+        packets must not be fragmented: what does not fit is dropped and counted where it would not fit. Of VLANs
+        `source` is the device of the port.
         """
-        tunnel, six = self.tunnel, self.version == 6
-        local = tunnel.local or (source if six and encapsulations.KINDS[tunnel.kind].gre else "")
-        ends = ["remote", tunnel.remote, *(["local", local] if local else [])]
+        if self.on_port:
+            return ["link", "add", "link", source, "name", name, "type", "vlan", "id", str(self.key)]
+        tunnel, six, which_kind = self.tunnel, self.version == 6, encapsulations.KINDS[self.tunnel.kind]
+        local = tunnel.local or (source if six and (which_kind.gre or not which_kind.keyed) else "")
+        ends = ["remote", self.remote, *(["local", local] if local else [])]
         made = ["link", "add", name, "type"]
-        if encapsulations.KINDS[tunnel.kind].gre:
+        if not which_kind.keyed:
+            # With mode any, IPv6 outside carries IPv4 as well as IPv6; IPv4 outside carries IPv4 alone.
+            kind = ["ip6tnl", "mode", "any", "encaplimit", "none", "hoplimit"] if six else ["ipip", "pmtudisc", "ttl"]
+            return [*made, *kind, HOPS, *ends]
+        if which_kind.gre:
             options = [*(["seq"] if tunnel.sequence else []), *(["csum"] if tunnel.checksum else [])]
             if self.port:
                 # The source port follows the flow, so that the far end's queues share. IPv6 wants a checksum in UDP.
@@ -114,5 +132,6 @@ def listeners(text: str) -> set[Listener]:
 def plans(tunnel: Tunnel) -> tuple[Plan, Plan]:
     """The devices of the LAN side and of the WAN side. ValueError: the far end's address is none."""
     keys, version = (tunnel.lan_key, tunnel.wan_key), encapsulations.version(tunnel)
-    lan, wan = (Plan(tunnel, key, port, version) for key, port in zip(keys, encapsulations.ports(tunnel), strict=True))
+    sides = zip(tunnel.remotes, keys, encapsulations.ports(tunnel), strict=True)
+    lan, wan = (Plan(tunnel, remote, key, port, version) for remote, key, port in sides)
     return lan, wan

@@ -58,7 +58,7 @@ class Secured:
         return anew
 
     async def _make(self, folder: Path, mtu: int) -> None:
-        name, config, far = self._name, self._config, self._tunnel.remote
+        name, config, far = self._name, self._config, wireguard.ends(self._tunnel)
         key = await self._private_key()
         await to_the_end(self.space.make)
         await self._run(self._outer.command(["ip", "link", "add", name, "type", "wireguard"]))

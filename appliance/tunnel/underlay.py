@@ -7,17 +7,21 @@ namespace. It tells why a remote does not answer: the way there, or the remote i
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from appliance.config.schema.model import Tunnel
 from appliance.errors import UnreachableError
+from appliance.system import netdev
 from appliance.system.command import run
 from appliance.system.namespace import Namespace
 
 LIMIT_S = 3.0
+_SYS = Path("/sys/class/net")
 Rows = list[dict[str, Any]]
 
 
@@ -44,10 +48,10 @@ def rows(text: str) -> Rows:
     return [row for row in found if isinstance(row, dict) and row] if isinstance(found, list) else []
 
 
-def judge(tunnel: Tunnel, route: Rows, links: Rows, neighbours: Rows, said: str = "") -> Way:
+def judge(tunnel: Tunnel, route: Rows, links: Rows, neighbours: Rows, said: str = "", *, far: str = "") -> Way:
     """The way, from `ip -j route get`, `ip -j link show` and `ip -j neighbour show`. `said`: what the first one said
-    when it failed."""
-    far = tunnel.far
+    when it failed. `far`: where it leads; "": to the far end's first address."""
+    far = far or tunnel.far
     if not route or "dev" not in route[0]:
         return Way(trouble=f"no route to {far}: {said or 'network is unreachable'}")
     first = route[0]
@@ -90,19 +94,44 @@ def _up(row: dict[str, Any]) -> bool:
 
 
 async def look(tunnel: Tunnel, space: Namespace) -> Way:
-    """Ask the kernel. Never raises: what cannot be asked is a trouble too."""
+    """Ask the kernel. Never raises: what cannot be asked is a trouble too.
+
+    Of two addresses of the far end both are looked at: the way is that to the first one, as narrow as the narrower one,
+    and what is wrong with the second is its trouble too.
+    """
+    way = await _look(tunnel, space, tunnel.far)
+    if way.trouble or tunnel.wireguard is not None or len(set(tunnel.remotes)) == 1:
+        return way
+    other = await _look(tunnel, space, tunnel.remotes[1])
+    return replace(way, mtu=min(way.mtu, other.mtu) if other.mtu else way.mtu, trouble=other.trouble)
+
+
+async def _look(tunnel: Tunnel, space: Namespace, far: str) -> Way:
     if not space.exists:
         return Way(trouble="the management port is not set up")
     try:
         source = ["from", tunnel.local] if tunnel.local and tunnel.wireguard is None else []
-        said = await _ask(space, ["route", "get", tunnel.far, *source])
+        said = await _ask(space, ["route", "get", far, *source])
         route = rows(said)
         links = rows(await _ask(space, ["link", "show"]))
-        next_one = str(route[0].get("gateway", tunnel.far)) if route else tunnel.far
+        next_one = str(route[0].get("gateway", far)) if route else far
         neighbours = rows(await _ask(space, ["neighbour", "show", "to", next_one]))
     except UnreachableError as error:
         return Way(trouble=str(error))
-    return judge(tunnel, route, links, neighbours, " ".join(said.split()).removeprefix("RTNETLINK answers: "))
+    said = " ".join(said.split()).removeprefix("RTNETLINK answers: ")
+    return judge(tunnel, route, links, neighbours, said, far=far)
+
+
+def look_at_port(tunnel: Tunnel, device: str) -> Way:
+    """The way of VLANs: the port's link and MTU. `device`: of the port, "" while it is missing. Never raises."""
+    if not device:
+        return Way(trouble=f"port {tunnel.port} is missing")
+    try:
+        mtu = netdev.mtu(device)
+        link = (_SYS / device / "carrier").read_text().strip() == "1"
+    except OSError as error:  # EINVAL: the port is down
+        return Way(device, trouble=f"port {device} is down" if error.errno == errno.EINVAL else f"{device} is gone")
+    return Way(device, mtu=mtu, trouble="" if link else f"{device} has no link")
 
 
 Look = Callable[[Tunnel, Namespace], Awaitable[Way]]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -34,12 +35,17 @@ def mark(tunnel: Tunnel) -> str:
     """Written into the device as its last step; "" without WireGuard. It tells every difference and no secret."""
     if tunnel.wireguard is None:
         return ""
-    text = msgspec.json.encode((tunnel.wireguard, tunnel.remote))
+    text = msgspec.json.encode((tunnel.wireguard, *ends(tunnel)))
     return f"wireguard {hashlib.sha256(text).hexdigest()[:24]}"
 
 
-def settings(wireguard: Wireguard, far: str, private_key: str) -> str:
-    """The text for `wg setconf`. `far`: the far end's address inside, the only source of packets that is taken."""
+def ends(tunnel: Tunnel) -> list[str]:
+    """The far end's addresses inside: one, or two where they tell the sides apart."""
+    return list(dict.fromkeys(tunnel.remotes))
+
+
+def settings(wireguard: Wireguard, far: Sequence[str], private_key: str) -> str:
+    """The text for `wg setconf`. `far`: the far end's addresses inside, the only sources of packets that are taken."""
     peer = f"[{wireguard.peer}]" if ":" in wireguard.peer else wireguard.peer
     lines = [
         "[Interface]",
@@ -48,7 +54,7 @@ def settings(wireguard: Wireguard, far: str, private_key: str) -> str:
         "[Peer]",
         f"PublicKey = {wireguard.public_key}",
         *([f"PresharedKey = {wireguard.preshared_key}"] if wireguard.preshared_key else []),
-        f"AllowedIPs = {host(far)}",
+        f"AllowedIPs = {', '.join(host(end) for end in far)}",
         f"Endpoint = {peer}:{wireguard.peer_port}",
     ]
     return "\n".join(lines) + "\n"
@@ -59,13 +65,13 @@ def host(address: str) -> str:
     return str(ipaddress.ip_network(address))
 
 
-def addressing(name: str, wireguard: Wireguard, far: str, mtu: int) -> list[Words]:
+def addressing(name: str, wireguard: Wireguard, far: Sequence[str], mtu: int) -> list[Words]:
     """The arguments of `ip`, in the device's namespace, that bring it up and lead to the far end."""
     nodad = ["nodad"] if ":" in wireguard.address else []
     return [
         ["address", "add", host(wireguard.address), "dev", name, *nodad],
         ["link", "set", name, "mtu", str(mtu), "up"],
-        ["-6" if ":" in far else "-4", "route", "add", host(far), "dev", name],
+        *(["-6" if ":" in end else "-4", "route", "add", host(end), "dev", name] for end in far),
     ]
 
 

@@ -16,6 +16,7 @@ JSON = Option("--json", "print data as JSON")
 SEGMENT = Arg("NAME", "a segment", source="segments")
 GUEST = Arg("NAME", "a guest", source="guests")
 REMOTE = Arg("NAME", "a remote", source="remotes")
+SERVE = Arg("NAME", "what is served to another appliance", source="serves")
 
 FOR = Arg("TIME", "how long: a number of seconds, or a time such as 90s, 10min or 1h", optional=True, time=True)
 PORT = Arg("NAME", "a port", source="ports")
@@ -127,6 +128,8 @@ SHOW = (
     _show("guest", "one guest: its checks, their last success, and why one failed", GUEST, view="guest"),
     _show("remotes", "remotes: state, cause, lease, tunnel, and the way to it", view="remotes"),
     _show("remote", "one remote: its checks, its tunnels and their counters, the way to it", REMOTE, view="remote"),
+    _show("serves", "what is served to other appliances: path, tunnel, and the way to them", view="serves"),
+    _show("serve", "one of them: its tunnels and their counters, the way to the other appliance", SERVE, view="serve"),
     _show("groups", "groups: which members are available, and how flows are shared", view="groups"),
     _show("mirrors", "mirrors: hops that get copies of frames, how many, and how many were lost", view="mirrors"),
     _counted("rules", (), "rules in order, with the number of frames they matched", "clear"),

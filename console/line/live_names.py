@@ -18,6 +18,7 @@ SOURCES = {  # Arg.source -> (method, columns that hold names, column that descr
     "all ports": ("ports.show", ("name",), "link"),
     "guests": ("guests.show", ("name",), "state"),
     "remotes": ("remotes.show", ("name",), "state"),
+    "serves": ("serves.show", ("name",), "state"),
     "mirrors": ("mirrors.show", ("name",), "beside"),
     "rules": ("rules.show", ("name",), "match"),
     "users": ("management.show", ("name",), "role"),

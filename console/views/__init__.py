@@ -26,6 +26,8 @@ _WHERE: dict[str, str] = {
     "guest": "guests.one",
     "remotes": "remotes.table_of_all",
     "remote": "remotes.one",
+    "serves": "remotes.table_of_served",
+    "serve": "remotes.serve",
     "images": "guests.images",
     "guest-log": "guests.log",
     "incidents": "incidents.table_of_all",

@@ -38,8 +38,8 @@ def _wireguard(row: Row) -> Row:
 
 
 _tunnels = columns_of("tunnels", "", [
-    ("side", "TUNNEL"), ("device", "DEVICE"), ("key", "KEY"), ("port", "PORT"), ("mtu", "MTU"), ("sent", "SENT"),
-    ("received", "RECEIVED"), ("refused", "REFUSED"), ("others", "COUNTERS"),
+    ("side", "TUNNEL"), ("device", "DEVICE"), ("far", "ENDS AT"), ("key", "KEY"), ("port", "PORT"), ("mtu", "MTU"),
+    ("sent", "SENT"), ("received", "RECEIVED"), ("refused", "REFUSED"), ("others", "COUNTERS"),
 ], _counted)  # fmt: skip
 
 
@@ -63,6 +63,23 @@ def one(data: Any, style: Style = PLAIN) -> str:
     blocks += [view(data, style) for key, view in views if data.get(key)]
     return "\n\n".join([*blocks, *guests.limited(data, style)])
 
+
+def serve(data: Any, style: Style = PLAIN) -> str:
+    """State, path and way of what is served to another appliance, and its tunnels."""
+    if not isinstance(data, dict) or "name" not in data:
+        return generic(data, style)
+    head = {key: value for key, value in data.items() if key not in _INNER and value not in (None, "", [])}
+    blocks = [pairs(known(head), style)]
+    if data.get("wireguard"):
+        blocks.append(pairs(_wireguard(data["wireguard"]), style))
+    return "\n\n".join([*blocks, _tunnels(data, style)])
+
+
+table_of_served = columns_of("serves", "nothing is served to other appliances", [
+    ("name", "SERVE"), ("state", "TUNNELS"), ("cause", "CAUSE"), ("path", "PATH"), ("not_available", "NOT AVAILABLE"),
+    ("tunnel", "TUNNEL"), ("far", "OTHER APPLIANCE"), ("keys", "KEYS LAN / WAN"), ("way", "WAY"),
+    ("warning", "WARNING"), ("detail", "DETAIL"),
+])  # fmt: skip
 
 table_of_all = columns_of("remotes", "no remotes are configured", [
     ("name", "REMOTE"), ("hop", "HOP"), ("state", "STATE"), ("cause", "CAUSE"), ("lease", "LEASE"),

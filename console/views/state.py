@@ -153,6 +153,7 @@ def status(data: Any, style: Style = PLAIN) -> str:
         "segments",
         "guests",
         "remotes",
+        "serves",
         "parts",
         "config",
         "power",
@@ -168,6 +169,7 @@ def status(data: Any, style: Style = PLAIN) -> str:
         ("segments", _segment_table),
         ("guests", guests.table_of_all),
         ("remotes", remotes.table_of_all),
+        ("serves", remotes.table_of_served),
         ("parts", _parts),
     ):
         if rows_of(data.get(key)):

@@ -75,6 +75,7 @@ ASKED: list[tuple[str, dict[str, object]]] = [
     ("host-keys.replace", {"keys": []}),
     ("guests.show", {}),
     ("remotes.show", {}),
+    ("serves.show", {}),
     ("guest.show", {"name": "ips1"}),
     ("guest.show", {"name": "spare"}),
     ("guest.log", {"name": "ips1"}),
@@ -184,7 +185,7 @@ ELSEWHERE = {"api.schema", "capture.counts", "guest.stop", "image.receive", "ima
              "image.undo", "incidents.show", "incident.show", "incident.export", "quarantine.show",
              "quarantine.release", "aaa.test", "management.unblock", "user.password", "clock.set", "session.end",
              "reach.name", "reach.ping", "reach.hop", "reach.tcp",
-             "remote.show", "remote.start", "remote.stop", "remote.drain", "remote.bypass",
+             "serve.show", "remote.show", "remote.start", "remote.stop", "remote.drain", "remote.bypass",
              "drill.run", "drill.abort", "drill.answer", "board.test", "locate.set"}  # fmt: skip
 
 

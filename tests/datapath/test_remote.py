@@ -20,6 +20,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ import pytest
 from simulator import netns
 
 from appliance.api.schema.remotes import RemoteDetails
+from appliance.health.inband import decode
 from console.client import RemoteError
 from tests.support import far_end
-from tests.support.far_end import FAR4, FAR6, KINDS, LAN_KEY, OUR4, OUR6, WAN_KEY
+from tests.support.far_end import FAR4, FAR6, KINDS, LAN_KEY, OUR4, OUR6, SECOND4, SECOND6, WAN_KEY
 from tests.support.live import Live, during
 from tests.support.wire import ETH_NUMBERED, LAN_MAC, WAN_MAC, Wire
 
@@ -63,7 +65,7 @@ name = "dpi"
 hold = "0s"
 probes = [ {{ kind = "inband", interval = "50ms", misses = 3 }} ]
 return_timeout = "{timeout}"
-tunnel = {{ {tunnel}, lan_key = {lan}, wan_key = {wan} }}
+tunnel = {{ {tunnel} }}
 
 [[rule]]
 name = "all"
@@ -105,10 +107,11 @@ class Underlay:
         )
         for space, device, addresses in (
             (self.name, "mgmt0", (f"{OUR4}/24", f"{OUR6}/64")),
-            (self.far, "up0", (f"{FAR4}/24", f"{FAR6}/64")),
+            (self.far, "up0", (f"{FAR4}/24", f"{FAR6}/64", f"{SECOND4}/24", f"{SECOND6}/64")),
         ):
             for address in addresses:
                 more = ["nodad"] if ":" in address else []
+                more += ["preferred_lft", "0"] if address.startswith(SECOND6) else []  # nothing else is sent from it
                 netns.run("ip", "-n", space, "address", "add", address, "dev", device, *more)
             netns.run("ip", "-n", space, "link", "set", "lo", "up")
             netns.run("ip", "-n", space, "link", "set", device, "up")
@@ -173,7 +176,7 @@ class Site:
 @contextlib.contextmanager
 def site(bpf_object: Path, root: Path, kind: str, timeout: str = "0s") -> Iterator[Site]:
     need_kind(kind)
-    config = CONFIG.format(tunnel=KINDS[kind].toml, lan=LAN_KEY, wan=WAN_KEY, timeout=timeout)
+    config = CONFIG.format(tunnel=KINDS[kind].toml, timeout=timeout)
     with Wire() as wire:
         live = Live(wire, root, bpf_object, config)
         with Underlay(root, wire.box) as underlay:
@@ -218,7 +221,7 @@ def download(wire: Wire, size: int) -> str:
     return got.hexdigest()
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", far_end.NETWORKED)
 def test_a_download_goes_through_the_remote_whole(bpf_object: Path, tmp_path: Path, kind: str) -> None:
     """Each kind of tunnel, over IPv4 and IPv6: full-size frames there and back by the remote, and none beside it."""
     with site(bpf_object, tmp_path, kind) as made:
@@ -240,6 +243,29 @@ def test_a_download_goes_through_the_remote_whole(bpf_object: Path, tmp_path: Pa
         assert msgspec.convert(shown, RemoteDetails).overhead_bytes == shown["overhead_bytes"]
         segment = made.live.call("segments.show")[0]
         assert (segment["attach"], segment["attach_why"]) == ("tc", "XDP cannot send to the tunnels of dpi")
+
+
+def test_connections_are_made_to_fit_a_way_that_is_too_narrow(bpf_object: Path, tmp_path: Path) -> None:
+    """All of a download goes through the remote, none of it beside; the segment's full-size frames would not fit."""
+    need_kind("vxlan4")
+    config = CONFIG.format(tunnel=KINDS["vxlan4"].toml, timeout="0s").replace("mtu = 1600", "mtu = 1500")
+    with Wire() as wire:
+        live = Live(wire, tmp_path, bpf_object, config.replace(" }\n\n[[rule]]", ", mss_clamp = true }\n\n[[rule]]"))
+        with Underlay(tmp_path, wire.box) as underlay:
+            for space, device in ((underlay.name, "mgmt0"), (underlay.far, "up0")):
+                netns.run("ip", "-n", space, "link", "set", device, "mtu", "1500")
+            underlay.join("vxlan4")
+            with live:
+                made = Site(live, underlay, "vxlan4")
+                made.reach("available")
+                assert "frames longer than 1464 skip the remote" in made.shown()["warning"]
+                address_hosts(wire)
+                download(wire, SIZE)
+                hop = live.call("counters.show")["hops"]["dpi"]
+                assert hop["taps"]["main/lan"]["outcomes"]["out"]["bytes"] > SIZE
+                assert hop["skipped"] == {}
+                assert made.shown()["clamped"] == 2, "the SYN and its answer"
+                assert made.shown()["tunnel"] == "vxlan, mss clamp"
 
 
 @pytest.fixture(scope="module")
@@ -491,6 +517,31 @@ def test_a_way_that_is_cut_in_one_direction_is_bypassed(vxlan: Site) -> None:
     vxlan.reach("available")
 
 
+def test_a_far_end_that_is_bridged_into_the_link_is_a_loop(vxlan: Site) -> None:
+    """What goes into the tunnel comes in at a port: a cause of its own, and no frame goes in for a while."""
+    every = socket.htons(0x0003)  # before the bridge takes them
+    far = netns.enter(vxlan.underlay.far, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, every))
+    lan = netns.enter(vxlan.live.wire.lan, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+    with far, lan:
+        netns.enter(vxlan.underlay.far, partial(far.bind, ("far-lan", 0x0003)))
+        netns.enter(vxlan.live.wire.lan, partial(lan.bind, ("eth0", 0)))
+        far.settimeout(5)
+        deadline = time.monotonic() + 20
+        while vxlan.shown()["cause"] != "loop":
+            assert time.monotonic() < deadline, vxlan.shown()
+            frame = far.recv(256)
+            while decode(frame) is None:
+                frame = far.recv(256)
+            lan.send(frame)
+    assert vxlan.shown()["detail"] == "what is sent to it comes in again at the ports of segment main: a loop"
+    assert vxlan.shown()["state"] == "suspect"
+    assert frames_straight(vxlan)
+    vxlan.live.call("remote.stop", name="dpi")
+    vxlan.reach("stopped")
+    vxlan.live.call("remote.start", name="dpi")
+    vxlan.reach("available")
+
+
 def test_no_frame_of_the_underlay_reaches_a_service_or_the_link(vxlan: Site) -> None:
     """What comes out of a tunnel goes to the datapath alone: an address of the appliance answers nothing in it.
 
@@ -584,8 +635,8 @@ def test_a_way_that_becomes_narrow_lets_long_frames_skip_the_remote(vxlan: Site)
 def test_one_network_with_two_ports(bpf_object: Path, tmp_path: Path) -> None:
     """One VNI; the sides are told apart by their UDP ports."""
     need_kind("vxlan4")
-    tunnel = KINDS["vxlan4"].toml + ", lan_port = 4789, wan_port = 4790"
-    config = CONFIG.format(tunnel=tunnel, lan=LAN_KEY, wan=LAN_KEY, timeout="0s")
+    words = f'kind = "vxlan", remote = "{FAR4}", lan_key = {LAN_KEY}, wan_key = {LAN_KEY}'
+    config = CONFIG.format(tunnel=f"{words}, lan_port = 4789, wan_port = 4790", timeout="0s")
     with Wire() as wire:
         live = Live(wire, tmp_path, bpf_object, config)
         with Underlay(tmp_path, wire.box) as underlay:

@@ -22,7 +22,7 @@ from simulator.download import Download
 from tests.support import board_appliance, far_end
 from tests.support.board_admin import commit
 from tests.support.board_appliance import GUEST
-from tests.support.far_end import FAR4, FAR6, KINDS, OUR4, OUR6
+from tests.support.far_end import FAR4, FAR6, KINDS, OUR4, OUR6, SECOND4, SECOND6
 
 SIZE = 1 << 20
 """Of a download, in bytes."""
@@ -46,14 +46,34 @@ ip -n mgmt address add {OUR4}/24 dev up0
 ip -n mgmt address add {OUR6}/64 dev up0 nodad
 ip -n far address add {FAR4}/24 dev up1
 ip -n far address add {FAR6}/64 dev up1 nodad
+ip -n far address add {SECOND4}/24 dev up1
+ip -n far address add {SECOND6}/64 dev up1 nodad preferred_lft 0
 ip -n mgmt link set up0 up
 ip -n far link set up1 up
 """
-QUICK = ("gre4", "gre6", "gre-ip4", "fou4", "geneve6")
+QUICK = ("gre4", "gre6", "gre-ip4", "ipip4", "ipip6", "fou4", "geneve6")
 """Kinds that every run tries: each way in which their devices differ."""
 Change = tuple[str, ...]
 ARP = 20
 """More frames than the hosts exchange to find each other."""
+
+
+REPLAY = f"""
+import socket, struct
+frame = bytes.fromhex('ffffffffffff02000000000a88b6') + bytes(46)
+body = struct.pack('!II', {far_end.LAN_KEY}, 0) + frame  # key, and a sequence number that is long past
+head = struct.pack('!HH', 0xb000, 0x6558)
+words = struct.unpack(f'!{{(len(head) + 4 + len(body)) // 2}}H', head + bytes(4) + body)
+total = sum(words)
+while total >> 16:
+    total = (total & 0xffff) + (total >> 16)
+packet = head + struct.pack('!HH', ~total & 0xffff, 0) + body
+opened = socket.socket(socket.AF_INET, socket.SOCK_RAW, 47)
+opened.bind(('{FAR4}', 0))
+for _ in range(5):
+    opened.sendto(packet, ('{OUR4}', 0))
+"""
+"""Five packets of GRE for the LAN side's tunnel, right in everything but their number."""
 
 
 def join(board: Board, kind: str, ends: tuple[str, str] | None = None) -> None:
@@ -69,9 +89,9 @@ def in_far(board: Board, lines: Sequence[str]) -> str:
     return board.sh(f"nsenter --net=/run/netns/far sh -ec {shlex.quote('; '.join(lines))}").output.strip()
 
 
-def tunnel(board: Board, words: dict[str, str | bool], *more: Change) -> None:
+def tunnel(board: Board, kind: str, words: dict[str, str | bool], *more: Change) -> None:
     """Commit a remote with this tunnel in place of the one that is there, and send everything to it."""
-    made = {**words, "lan_key": far_end.LAN_KEY, "wan_key": far_end.WAN_KEY}
+    made = {**words, **far_end.keys(kind)}
     there = [("delete", "remote", "dpi")] if remote(board) else []
     text = {True: "true", False: "false"}
     commit(
@@ -137,12 +157,12 @@ def underlay(booted: Board) -> Iterator[Board]:
 
 
 @pytest.mark.parametrize(
-    "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+    "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in far_end.NETWORKED]
 )
 def test_a_download_goes_through_the_remote_whole(board: Board, underlay: Board, kind: str) -> None:
     """Full-size frames there and back by each kind of tunnel, and none beside the remote."""
     join(board, kind)
-    tunnel(board, KINDS[kind].tunnel)
+    tunnel(board, kind, KINDS[kind].tunnel)
     reach(board, "available")
     download_through(board, ip=far_end.carries_ip(kind))
     shown = remote(board)
@@ -154,7 +174,7 @@ def test_a_download_goes_through_the_remote_whole(board: Board, underlay: Board,
 def test_a_download_is_whole_over_a_way_that_loses_packets(board: Board, underlay: Board) -> None:
     """One packet in twenty each way is lost, others come late: the remote keeps its traffic, or the excess of it."""
     join(board, "geneve4")
-    tunnel(board, KINDS["geneve4"].tunnel)
+    tunnel(board, "geneve4", KINDS["geneve4"].tunnel)
     reach(board, "available")
     since = len(moves(board))
     loss = "netem loss 5% delay 10ms 4ms"
@@ -167,6 +187,53 @@ def test_a_download_is_whole_over_a_way_that_loses_packets(board: Board, underla
         assert set(moves(board)[since:]) <= {"overloaded", "available"}
     finally:
         board.sh("tc -n far qdisc delete dev up1 root; tc -n mgmt qdisc delete dev up0 root")
+
+
+def test_a_replayed_packet_is_dropped_and_counted(board: Board, underlay: Board) -> None:
+    """GRE with sequence numbers: a packet with one that was there before does not get out of the tunnel."""
+    join(board, "gre4-options")
+    tunnel(board, "gre4-options", KINDS["gre4-options"].tunnel)
+    reach(board, "available")
+
+    def counted() -> int:
+        return int(remote(board)["tunnels"][0]["counters"]["rx_fifo_errors"])
+
+    before, refused = counted(), remote(board)["tunnels"][0]["refused"]
+    board.sh(f"nsenter --net=/run/netns/far python3 -c {shlex.quote(REPLAY)}")
+    board_appliance.wait_until(board, lambda: counted() >= before + 5, "they are counted")
+    assert remote(board)["tunnels"][0]["refused"] >= refused + 5
+    assert remote(board)["state"] == "available"
+
+
+def test_vlans_on_a_port_of_their_own(board: Board, underlay: Board) -> None:
+    """The port's MTU is raised for full-size frames; a lost link is named."""
+    mac = "02:00:00:00:0a:01"
+    board.sh(f"ip link add spare0 address {mac} type veth peer name {far_end.SPARE} netns far")
+    in_far(board, [f"ip link set {far_end.SPARE} mtu 1504 up"])
+    port = f'\n[[port]]\nname = "spare0"\nmac = "{mac}"\n'
+    changed = board_appliance.replaced(
+        board, board_appliance.BOARD_TOML, lambda text: text + port, board_appliance.restart_bypassd
+    )
+    try:
+        with changed:
+            board_appliance.wait_until(board, lambda: board_appliance.part_runs(board, "remotes"), "the remotes part")
+            join(board, "vlan")
+            tunnel(board, "vlan", KINDS["vlan"].tunnel)
+            reach(board, "available")
+            download_through(board)
+            shown = remote(board)
+            assert (shown["far"], shown["device"], shown["path_mtu"]) == ("spare0", "spare0", 1504)
+            assert [side["mtu"] for side in shown["tunnels"]] == [1500, 1500]
+            in_far(board, [f"ip link set {far_end.SPARE} down"])
+            board_appliance.wait_until(board, lambda: remote(board)["way"] == "spare0 has no link", "it is named")
+            assert (remote(board)["state"], remote(board)["cause"]) == ("suspect", "tunnel_down")
+            in_far(board, [f"ip link set {far_end.SPARE} up"])
+            reach(board, "available")
+            commit(board, ("set", "rule", "all", "path", GUEST), ("delete", "remote", "dpi"))
+            gone = "ip -o link show type vlan"
+            board_appliance.wait_until(board, lambda: not board.sh(gone).output, "its VLANs are gone")
+    finally:
+        board.sh("ip link delete spare0", check=False)
 
 
 def test_wireguard_below_a_tunnel(board: Board, underlay: Board) -> None:
@@ -184,6 +251,7 @@ def test_wireguard_below_a_tunnel(board: Board, underlay: Board) -> None:
     below = {"peer": FAR4, "public_key": theirs, "address": ours}
     tunnel(
         board,
+        "vxlan4",
         {"kind": "vxlan", "remote": near},
         *(("set", "remote", "dpi", "tunnel", "wireguard", key, value) for key, value in below.items()),
     )

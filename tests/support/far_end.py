@@ -10,10 +10,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 OUR4, FAR4, OUR6, FAR6 = "192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"
+SECOND4, SECOND6 = "192.0.2.3", "2001:db8::3"
+"""Other addresses of the far end, for tunnels without keys."""
 LAN_KEY, WAN_KEY = 17, 18
 UNDERLAY_MTU = 1700
 INSIDE = ("10.9.0.2", "10.9.0.1")
 """Inside WireGuard: the far end, and the appliance."""
+SPARE = "up2"
+"""The far end's end of the cable to the port of VLANs."""
 DEVICES = ("far-lan", "far-wan", "joint")
 
 
@@ -26,11 +30,11 @@ class Kind(NamedTuple):
 
     @property
     def toml(self) -> str:
-        """The configuration, as the inside of an inline table."""
-        words = {True: "true", False: "false"}
+        """The configuration with its keys, as the inside of an inline table."""
+        keys = {} if self.tunnel["kind"] == "ipip" else {"lan_key": LAN_KEY, "wan_key": WAN_KEY}
         return ", ".join(
-            f'{key} = "{value}"' if isinstance(value, str) else f"{key} = {words[value]}"
-            for key, value in self.tunnel.items()
+            f'{key} = "{value}"' if isinstance(value, str) else f"{key} = {str(value).lower()}"
+            for key, value in {**self.tunnel, **keys}.items()
         )
 
     @property
@@ -47,7 +51,10 @@ KINDS = {
     "gre6": Kind({"kind": "gre-ethernet", "remote": FAR6}, "ip6gretap encaplimit none", six=True),
     "gre-ip4": Kind({"kind": "gre-ip", "remote": FAR4}, "gre"),
     "gre-ip6": Kind({"kind": "gre-ip", "remote": FAR6, "checksum": True}, "ip6gre csum encaplimit none", six=True),
+    "ipip4": Kind({"kind": "ipip", "remote": FAR4, "wan_remote": SECOND4}, "ipip"),
+    "ipip6": Kind({"kind": "ipip", "remote": FAR6, "wan_remote": SECOND6}, "ip6tnl mode any encaplimit none", six=True),
     "fou4": Kind({"kind": "fou", "remote": FAR4}, "gretap encap fou encap-sport auto encap-dport 4754"),
+    "vlan": Kind({"kind": "vlan", "port": "spare0"}, "vlan"),
     "vxlan4": Kind({"kind": "vxlan", "remote": FAR4}, "vxlan dstport 4789"),
     "vxlan6": Kind({"kind": "vxlan", "remote": FAR6}, "vxlan dstport 4789", six=True),
     "geneve4": Kind({"kind": "geneve", "remote": FAR4}, "geneve"),
@@ -55,10 +62,18 @@ KINDS = {
 }
 
 
+NETWORKED = [kind for kind in KINDS if kind != "vlan"]
+"""The kinds that go by the management port."""
+
+
 def device(kind: str, key: int, ends: tuple[str, str] | None = None) -> list[str]:
     """What makes one tunnel of the far end, after the name of the device and its MTU."""
     near, far = ends or KINDS[kind].ends
     which, *options = KINDS[kind].device.split()
+    if kind == "vlan":
+        return ["link", SPARE, "type", which, "id", str(key)]
+    if not keyed(kind):
+        return ["type", which, "local", near, "remote", far, *options]
     if "gre" in which:
         return ["type", which, "local", near, "remote", far, "key", str(key), *options]
     return ["type", which, "id", str(key), "remote", far, *options]
@@ -79,7 +94,8 @@ def joined(
     bridge = ["ip", "link", "add", "joint", "type", "bridge", "forward_delay", "0", "mcast_snooping", "0"]
     made = [] if carries_ip(kind) else [bridge]
     for number, (side, key) in enumerate((("lan", lan), ("wan", wan))):
-        words = device(kind, key, ends)
+        second = str(KINDS[kind].tunnel.get("wan_remote", ""))
+        words = device(kind, key, (second, KINDS[kind].ends[1]) if side == "wan" and second else ends)
         if ports is not None:
             words[words.index("dstport") + 1] = str(ports[number])
         made.append(["ip", "link", "add", f"far-{side}", "mtu", "1500", *words])
@@ -95,7 +111,17 @@ def joined(
 
 def carries_ip(kind: str) -> bool:
     """Whether the tunnels carry packets of IP and no frames."""
-    return KINDS[kind].tunnel["kind"] == "gre-ip"
+    return KINDS[kind].tunnel["kind"] in ("gre-ip", "ipip")
+
+
+def keyed(kind: str) -> bool:
+    """Whether keys tell the two sides apart, and not addresses."""
+    return KINDS[kind].tunnel["kind"] != "ipip"
+
+
+def keys(kind: str) -> dict[str, int]:
+    """What the configuration adds to `Kind.tunnel` for the two sides."""
+    return {"lan_key": LAN_KEY, "wan_key": WAN_KEY} if keyed(kind) else {}
 
 
 def opened(kind: str) -> list[list[str]]:

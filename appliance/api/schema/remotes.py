@@ -24,23 +24,47 @@ class Remote(Answer, kw_only=True):
     segment: str | UnsetType = UNSET
     tunnel: Annotated[str, Meta(description="encapsulation, with its options")] | UnsetType = UNSET
     far: Annotated[str, Meta(description="address of the far end")] | UnsetType = UNSET
-    keys: Annotated[str, Meta(description="of the LAN side and the WAN side, with UDP ports")] | UnsetType = UNSET
+    keys: (
+        Annotated[
+            str, Meta(description="of the LAN side and the WAN side, with UDP ports; without keys, the addresses")
+        ]
+        | UnsetType
+    ) = UNSET
     way: Annotated[str, Meta(description='"up", or why packets do not reach the far end')] | UnsetType = UNSET
     unsent: Annotated[dict[str, int], Meta(description="frames that its tunnels did not take")] | UnsetType = UNSET
     warning: Detail | UnsetType = UNSET
 
 
 class TunnelSide(Answer):
-    """One tunnel. `mtu`: without Ethernet header and tag. `refused`: packets with a bad checksum (`rx_crc_errors`), out
+    """One tunnel. `far`: the address at which it ends. `key`: 0 where the kind has none. `mtu`: without Ethernet header
+    and tag. `refused`: packets with a bad checksum (`rx_crc_errors`), out
     of sequence (`rx_fifo_errors`) or otherwise not usable; `counters`: of the device, by the kernel's names."""
 
     side: str
     device: str
+    far: str
     key: int
     port: int
     mtu: int
     refused: int
     counters: dict[str, int]
+
+
+class Serve(Answer, kw_only=True):
+    """What is served to another appliance. `not_available`: names of its path; while there are any, its frames are
+    dropped. Until the part "remotes" is up, only name, state and cause are known."""
+
+    name: str
+    state: Annotated[str, Meta(description="starting, up or down: the tunnels")]
+    cause: Cause
+    detail: Detail | UnsetType = UNSET
+    path: list[str] | UnsetType = UNSET
+    not_available: list[str] | UnsetType = UNSET
+    tunnel: str | UnsetType = UNSET
+    far: Annotated[str, Meta(description="address of the other appliance")] | UnsetType = UNSET
+    keys: str | UnsetType = UNSET
+    way: str | UnsetType = UNSET
+    warning: Detail | UnsetType = UNSET
 
 
 class Wireguard(Answer):
@@ -70,6 +94,7 @@ class RemoteDetails(Remote, kw_only=True):
     secured: str | UnsetType = UNSET
     wireguard: Wireguard | UnsetType = UNSET
     dropped_at_port: int | UnsetType = UNSET
+    clamped: Annotated[int, Meta(description="SYNs whose segment size was lowered")] | UnsetType = UNSET
     tunnels: list[TunnelSide] | UnsetType = UNSET
     flip_count: int | UnsetType = UNSET
     lease_renewals: int | UnsetType = UNSET
@@ -80,3 +105,16 @@ class RemoteDetails(Remote, kw_only=True):
     latency_p99_ms: Ms | UnsetType | None = UNSET
     heartbeats: list[Heartbeats] | UnsetType = UNSET
     overload: list[Overload] | UnsetType = UNSET
+
+
+class ServeDetails(Serve, kw_only=True):
+    """The same with its tunnels. `source`, `device`, `path_mtu`: of the outer packets."""
+
+    source: str
+    device: str
+    gateway: str
+    path_mtu: int
+    overhead_bytes: int
+    secured: str
+    wireguard: Wireguard | UnsetType = UNSET
+    tunnels: list[TunnelSide]

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType, field
 from appliance.api.schema.base import Answer, Cause, Count, Detail, Ms, Relay, Seconds, Side, When
 from appliance.api.schema.guests import Guest
 from appliance.api.schema.machine import PowerOrder
-from appliance.api.schema.remotes import Remote
+from appliance.api.schema.remotes import Remote, Serve
 
 
 class Version(Answer):
@@ -258,6 +258,7 @@ class Status(Answer):
     segments: list[ShortSegment]
     guests: list[Guest]
     remotes: list[Remote]
+    serves: list[Serve]
     parts: list[Part]
     watchdog: Watchdog
     relays: list[BoardRelay]

@@ -380,7 +380,8 @@ def _other_segments(config: Config) -> Iterator[Finding]:
 
 def _unused(config: Config) -> Iterator[Finding]:
     reach = _reach(config)
-    used = {hop for rule in config.rule for name in rule.names for hop in (name, *reach.get(name, ()))}
+    named = [*(rule.names for rule in config.rule), *(serve.path for serve in config.serve)]
+    used = {hop for names in named for name in names for hop in (name, *reach.get(name, ()))}
     for table, items in (("guest", config.guest), ("remote", config.remote), ("group", config.group)):
         for item in items:
             if item.name not in used:

@@ -88,7 +88,11 @@ _CHECKS: Final[dict[str, Callable[[Any], str]]] = {
     "rule.match": _filter,
     "guest.accept": _filter,
     "remote.accept": _filter,
-    **{f"remote.tunnel.{key}": verify_remote.address_trouble for key in ("remote", "local")},
+    **{
+        f"{table}.tunnel.{key}": verify_remote.address_trouble
+        for table in ("remote", "serve")
+        for key in ("remote", "wan_remote", "local")
+    },
     **{f"guest.{key}": _first(verify_machine.address_faults) for key in ("lan_mac", "wan_mac", "management_mac")},
     **{f"guest.{key}": _first(verify_machine.file_faults) for key in ("image", "kernel", "initrd", "disks.image")},
 }

@@ -14,7 +14,7 @@ from appliance.config.check import verify_access, verify_machine, verify_mirror,
 from appliance.config.check import verify_probe as rules
 from appliance.config.check.finding import Finding
 from appliance.config.schema import limits, metadata, shape
-from appliance.config.schema.model import Config, Group, Guest, Probe, Remote, Rule, Segment
+from appliance.config.schema.model import Config, Group, Guest, Probe, Remote, Rule, Segment, Serve
 from appliance.config.schema.shape import Table, Tables
 from appliance.counted import counted
 from appliance.errors import BypassError, ConfigError, FilterError
@@ -67,8 +67,9 @@ def _too_many(what: str, count: int, constant: str) -> str:
 
 def _limits(config: Config) -> Iterator[Finding]:
     hops = len(config.guest) + len(config.remote)
+    segments = "segments and serve tables" if config.serve else "segments"
     for table, what, count, constant in (
-        ("segment", "segments", len(config.segment), "MAX_SEGMENTS"),
+        ("segment", segments, len(config.segment) + len(config.serve), "MAX_SEGMENTS"),
         ("guest", "guests and remotes", hops, "MAX_HOPS"),
         ("group", "groups", len(config.group), "MAX_GROUPS"),
         ("rule", "rules", len(config.rule), "MAX_RULES"),
@@ -240,10 +241,15 @@ def _rules(config: Config) -> Iterator[Finding]:
             what = f'no segment is named "{rule.segment}"{hint(rule.segment, segments)}'
             yield Finding(f"{where}: segment", ("rule", index, "segment"), what)
         yield from _path(f"{where}: path", ("rule", index, "path"), rule, reach)
+    for index, serve in enumerate(config.serve):
+        where, path = f"serve {serve.name}: path", ("serve", index, "path")
+        if not serve.path:
+            yield Finding(where, path, "is empty: name the guests that the other appliance's frames go through")
+        yield from _path(where, path, serve, reach)
     yield from verify_mirror.findings(config, reach, hint)
 
 
-def _path(where: str, path: Path, rule: Rule, reach: dict[str, tuple[str, ...]]) -> Iterator[Finding]:
+def _path(where: str, path: Path, rule: Rule | Serve, reach: dict[str, tuple[str, ...]]) -> Iterator[Finding]:
     if len(rule.path) > limits.MAX_PATH:
         yield Finding(where, path, _too_many("hops", len(rule.path), "MAX_PATH"))
     passed: dict[str, str] = {}  # hop -> the name in the path that leads to it

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Checks of [[remote]]: addresses, keys, what fits into the way to it, the segment that it serves, its probes. Pure."""
+"""Checks of [[remote]] and [[serve]]: addresses, keys, what fits into the way, a remote's segment and probes. Pure."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from appliance.config.check.finding import Finding
 from appliance.config.check.unreachable_rules import Finding as Remark
 from appliance.config.check.verify_access import interface
 from appliance.config.check.verify_probe import MANAGEMENT
 from appliance.config.schema import encapsulations, limits
-from appliance.config.schema.model import Config, Management, Remote, Tunnel, Wireguard
+from appliance.config.schema.model import Config, Management, Remote, Serve, Tunnel, Wireguard
 from appliance.config.schema.served import segments_of
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -22,37 +23,88 @@ PROBES = ("inband", "negative", "http", "tcp", "ping")
 
 
 def findings(config: Config) -> Iterator[Finding]:
-    """Everything that is wrong with the remotes."""
-    taken: dict[tuple[object, ...], str] = {}
-    udp: dict[int, tuple[str, str]] = {}
+    """Everything that is wrong with the remotes, and with what is served to others."""
+    ports = {port: segment.name for segment in config.segment for port in (segment.lan, segment.wan)}
+    taken = _Taken({}, {})
     for index, remote in enumerate(config.remote):
-        where = f"remote {remote.name}"
-        bad_address = False
-        for key, what in _addresses(remote.tunnel, config.management):
-            bad_address = bad_address or key in ("remote", "peer")
-            names = ("tunnel", "wireguard", key) if key in ("peer", "address") else ("tunnel", key)
-            yield Finding(f"{where}: {': '.join(names)}", ("remote", index, *names), what)
-        for key, what in _options(remote.tunnel):
-            yield Finding(f"{where}: tunnel: {key}", ("remote", index, "tunnel", key), what)
-        if remote.tunnel.wireguard is not None:
-            for key, what in _wireguard(remote.name, remote.tunnel.wireguard, udp):
-                yield Finding(f"{where}: tunnel: wireguard: {key}", ("remote", index, "tunnel", "wireguard", key), what)
-        if address(remote.tunnel.remote) is not None:
-            for key, what in _overlaps(remote, taken, udp):
-                yield Finding(f"{where}: tunnel: {key}", ("remote", index, "tunnel", key), what)
-        for key, what in (*_segment(config, remote, fits=not bad_address), *_probes(config, remote)):
-            yield Finding(f"{where}: {key}", ("remote", index, key), what)
+        sound = yield from _tunnel(("remote", index), remote, config.management, ports, taken)
+        for key, what in (*_segment(config, remote, fits=sound), *_probes(config, remote)):
+            yield Finding(f"remote {remote.name}: {key}", ("remote", index, key), what)
+    names = [segment.name for segment in config.segment]
+    for index, serve in enumerate(config.serve):
+        where: tuple[str, int] = ("serve", index)
+        sound = yield from _tunnel(where, serve, config.management, ports, taken)
+        for key, what in _serve(serve, names, config.management, fits=sound):
+            yield Finding(f"serve {serve.name}: {key}", (*where, key), what)
+        names.append(serve.name)
+
+
+class _Taken(NamedTuple):
+    """What tunnels have taken so far: their claims, and UDP ports with their use; by whom."""
+
+    claims: dict[tuple[object, ...], str]
+    udp: dict[int, tuple[str, str]]
+
+
+def _tunnel(
+    at: tuple[str, int], one: Remote | Serve, management: Management, ports: Mapping[str, str], taken: _Taken
+) -> Generator[Finding, None, bool]:
+    """What is wrong with the tunnel of a table. Whether its addresses are such that its overhead is known."""
+    table, tunnel, sound = at[0], one.tunnel, True
+    where, on_port = f"{table} {one.name}", encapsulations.on_port(one.tunnel)
+    for key, what in _port(tunnel, management, ports):
+        sound = sound and key != "wireguard"
+        yield Finding(f"{where}: tunnel: {key}", (*at, "tunnel", key), what)
+    for key, what in () if on_port else _addresses(tunnel, management):
+        sound = sound and key not in ("remote", "peer", "wan_remote")
+        names = ("tunnel", "wireguard", key) if key in ("peer", "address") else ("tunnel", key)
+        yield Finding(f"{where}: {': '.join(names)}", (*at, *names), what)
+    for key, what in _options(tunnel):
+        yield Finding(f"{where}: tunnel: {key}", (*at, "tunnel", key), what)
+    if tunnel.wireguard is not None:
+        for key, what in _wireguard(where, tunnel.wireguard, taken.udp):
+            yield Finding(f"{where}: tunnel: wireguard: {key}", (*at, "tunnel", "wireguard", key), what)
+    if on_port or all(address(end) is not None for end in tunnel.remotes):
+        for key, what in _overlaps(where, tunnel, taken):
+            yield Finding(f"{where}: tunnel: {key}", (*at, "tunnel", key), what)
+    return sound
+
+
+def _serve(serve: Serve, names: Sequence[str], management: Management, *, fits: bool) -> Iterator[Fault]:
+    """`names`: of segments and of earlier tables of this kind, among which counters are told apart."""
+    if serve.name in names:
+        yield "name", f'"{serve.name}" is already the name of a segment or of what is served'
+    if serve.tunnel.mss_clamp:
+        yield "tunnel", "mss_clamp belongs to the other appliance's remote: leave it out"
+    if encapsulations.carries_ip(serve.tunnel):
+        yield "tunnel", f"{serve.tunnel.kind} carries IP, and guests get frames: use a kind that carries Ethernet"
+    elif fits and (what := misfit(serve.tunnel, serve.mtu, _room(serve.tunnel, management))):
+        yield "tunnel", what
+
+
+def _room(tunnel: Tunnel, management: Management) -> int:
+    """The MTU at the beginning of a tunnel's way. That of a port of VLANs is raised as they need it."""
+    return limits.MAX_MTU if encapsulations.on_port(tunnel) else management.mtu
 
 
 def remarks(config: Config) -> Iterator[Remark]:
     """What is right, and may surprise."""
-    for remote in config.remote:
-        where = f"remote {remote.name}: tunnel"
-        if encapsulations.secured(remote.tunnel) == "no":
+    tunnels = [("remote", one.name, one.tunnel) for one in config.remote]
+    tunnels += [("serve", one.name, one.tunnel) for one in config.serve]
+    for who, name, tunnel in tunnels:
+        where = f"{who} {name}: tunnel"
+        if encapsulations.secured(tunnel) == "no":
             what = "its packets are not encrypted, and whoever can send with its addresses and keys reaches the link"
-            yield Remark("note", where, f"{what}: add wireguard, or use a network that nobody else reaches")
-        if encapsulations.carries_ip(remote.tunnel):
-            yield Remark("note", where, "it carries IP: frames with a tag, and those that are no IP, skip the remote")
+            say = f"{what}: add wireguard, or use a network that nobody else reaches"
+            if encapsulations.on_port(tunnel):
+                say = "its frames are not encrypted, and whoever can send in its VLANs reaches the link"
+            yield Remark("note", where, say)
+        if tunnel.mss_clamp:
+            yield Remark("note", where, "TCP connections are made to fit; other frames that do not fit skip the remote")
+        if encapsulations.carries_ip(tunnel):
+            carried = "IPv4" if encapsulations.only_ipv4(tunnel) else "IP"
+            what = f"it carries {carried}: frames with a tag, and those that are no {carried}, skip the remote"
+            yield Remark("note", where, what)
 
 
 def address(text: str) -> Address | None:
@@ -70,7 +122,25 @@ def address_trouble(text: str) -> str:
     return "" if address(text) is not None else f'"{text}" is not the address of a computer; names are not resolved'
 
 
+def _port(tunnel: Tunnel, management: Management, ports: Mapping[str, str]) -> Iterator[Fault]:
+    """The port of VLANs, which no other kind has. `ports`: the segments, by their ports."""
+    if not encapsulations.on_port(tunnel):
+        if tunnel.port:
+            yield "port", f"{tunnel.kind} goes by the management port: leave it out"
+        return
+    if not tunnel.port:
+        yield "port", "is empty: name the port from the board's board.toml that leads to the far end"
+    elif tunnel.port in ports:
+        yield "port", f'"{tunnel.port}" is a port of segment {ports[tunnel.port]}: a tunnel has one of its own'
+    elif tunnel.port == management.port:
+        yield "port", f'"{tunnel.port}" is the management port: a tunnel has one of its own'
+    for key in ("remote", "wan_remote", "local", "wireguard", "checksum"):
+        if getattr(tunnel, key):
+            yield key, "there is no IP around a VLAN: leave it out"
+
+
 def _addresses(tunnel: Tunnel, management: Management) -> Iterator[Fault]:
+    yield from _second(tunnel, management)
     if tunnel.wireguard is None:
         yield from _in_the_clear(tunnel, management)
         return
@@ -86,6 +156,24 @@ def _addresses(tunnel: Tunnel, management: Management) -> Iterator[Fault]:
         yield "address", f"{own} is the far end's address: both need one of their own inside"
     if tunnel.local:
         yield "local", "it is the address of WireGuard: leave it out"
+
+
+def _second(tunnel: Tunnel, management: Management) -> Iterator[Fault]:
+    """The far end's other address, which only tunnels without keys have and need."""
+    text, keyed = tunnel.wan_remote, encapsulations.KINDS[tunnel.kind].keyed
+    if keyed and text:
+        yield "wan_remote", f"{tunnel.kind} tells the sides apart by their keys: leave it out"
+    if keyed or not text:
+        return
+    first, second = address(tunnel.remote), address(text)
+    if second is None:
+        yield "wan_remote", address_trouble(text)
+    elif first is not None and first.version != second.version:
+        yield "wan_remote", f"{second} is IPv{second.version}, and remote IPv{first.version}: both have the same"
+    elif tunnel.wireguard is None:
+        yield from _reachable(text, "wan_remote", tunnel.local, management)
+    elif second == address(tunnel.wireguard.address):
+        yield "wan_remote", f"{second} is our address inside WireGuard: it is one of the far end's"
 
 
 def _in_the_clear(tunnel: Tunnel, management: Management) -> Iterator[Fault]:
@@ -128,7 +216,7 @@ def _reachable(text: str, name: str, local: str, management: Management) -> Iter
         yield name, f"{far} is not in {known.network}, and no gateway leads there: set management {via}"
 
 
-def _wireguard(name: str, wireguard: Wireguard, udp: dict[int, tuple[str, str]]) -> Iterator[Fault]:
+def _wireguard(who: str, wireguard: Wireguard, udp: dict[int, tuple[str, str]]) -> Iterator[Fault]:
     """Its keys, and its UDP port, which is its own."""
     if not encapsulations.WIREGUARD_KEY.fullmatch(wireguard.public_key):
         yield "public_key", "it is no key: `wg pubkey` prints 44 characters"
@@ -136,9 +224,9 @@ def _wireguard(name: str, wireguard: Wireguard, udp: dict[int, tuple[str, str]])
         yield "preshared_key", "it is no key: `wg genpsk` prints 44 characters"
     if wireguard.private_key_file and not wireguard.private_key_file.startswith("/"):
         yield "private_key_file", f'"{wireguard.private_key_file}" is not a whole path'
-    kind, first = udp.setdefault(wireguard.port, ("WireGuard", name))
-    if first != name:
-        yield "port", f"UDP port {wireguard.port} is already used for {kind} by remote {first}"
+    kind, first = udp.setdefault(wireguard.port, ("WireGuard", who))
+    if first != who:
+        yield "port", f"UDP port {wireguard.port} is already used for {kind} by {first}"
 
 
 def _options(tunnel: Tunnel) -> Iterator[Fault]:
@@ -146,7 +234,8 @@ def _options(tunnel: Tunnel) -> Iterator[Fault]:
     for key in ("lan_key", "wan_key"):
         value = getattr(tunnel, key)
         if not kind.least_key <= value <= kind.most_key:
-            yield key, f"{value} is not possible with {tunnel.kind}: {kind.least_key} to {kind.most_key}"
+            what = f"{kind.least_key} to {kind.most_key}" if kind.keyed else "it has no keys: leave it out"
+            yield key, f"{value} is not possible with {tunnel.kind}: {what}"
     if not kind.port:
         for key in ("lan_port", "wan_port"):
             if getattr(tunnel, key):
@@ -156,27 +245,38 @@ def _options(tunnel: Tunnel) -> Iterator[Fault]:
         yield "remote", f"{far} is IPv6, over which GRE in UDP carries no traffic yet: use IPv4, or vxlan"
     if tunnel.sequence and not kind.gre:
         yield "sequence", f"only GRE numbers its packets, not {tunnel.kind}"
+    if tunnel.checksum and not kind.keyed and not kind.on_port:
+        yield "checksum", f"{tunnel.kind} has none: leave it out"
 
 
-def _overlaps(remote: Remote, taken: dict[tuple[object, ...], str], udp: dict[int, tuple[str, str]]) -> Iterator[Fault]:
+def _overlaps(who: str, tunnel: Tunnel, taken: _Taken) -> Iterator[Fault]:
     """Tunnels that the kernel, and the direction of returning frames, could not tell apart."""
-    tunnel = remote.tunnel
     lan, wan = encapsulations.claims(tunnel)
     if lan == wan:
         kind = encapsulations.KINDS[tunnel.kind]
+        if not kind.keyed:
+            what = f"{tunnel.kind} has no keys: give the far end a second address, and name it here"
+            yield "wan_remote", f"the two sides cannot be told apart: {what}"
+            return
         more = " or ports" if kind.port and not kind.gre else ""
         yield "wan_key", f"the two sides cannot be told apart: give them different keys{more}"
         return
-    if tunnel.wireguard is not None:
+    if tunnel.wireguard is not None and not encapsulations.on_port(tunnel):
         return  # in a namespace of their own
     for side, claim, port in zip(("lan", "wan"), (lan, wan), encapsulations.ports(tunnel), strict=True):
-        owner = taken.setdefault(claim, remote.name)
-        if owner != remote.name:
+        owner = taken.claims.setdefault(claim, who)
+        if owner != who:
             port_too = f" on port {claim[2]}" if claim[2] else ""
-            yield f"{side}_key", f"{claim[-1]}{port_too} is already a key of remote {owner}: frames would be mixed up"
-        use, first = udp.setdefault(port, (tunnel.kind, remote.name)) if port else (tunnel.kind, "")
+            key, what = f"{side}_key", f"{claim[-1]}{port_too} is already a key of {owner}"
+            if encapsulations.on_port(tunnel):
+                what = f"VLAN {claim[-1]} of port {tunnel.port} is already a tunnel of {owner}"
+            if not encapsulations.KINDS[tunnel.kind].keyed:
+                key = "remote" if side == "lan" else "wan_remote"
+                what = f"at {claim[1]} a tunnel of {owner} ends already"
+            yield key, f"{what}: frames would be mixed up"
+        use, first = taken.udp.setdefault(port, (tunnel.kind, who)) if port else (tunnel.kind, "")
         if use != tunnel.kind:
-            yield f"{side}_port", f"UDP port {port} is already used for {use} by remote {first}"
+            yield f"{side}_port", f"UDP port {port} is already used for {use} by {first}"
 
 
 def _segment(config: Config, remote: Remote, *, fits: bool) -> Iterator[Fault]:
@@ -187,6 +287,9 @@ def _segment(config: Config, remote: Remote, *, fits: bool) -> Iterator[Fault]:
         yield "segment", f'no segment is named "{remote.segment}"; there are: {", ".join(names) or "none"}'
         return
     wanted = [remote.segment] if remote.segment else used or names
+    if not wanted:
+        yield "segment", "there is no segment that it could serve: add one, or name it in the path of a serve table"
+        return
     others = [name for name in used if remote.segment and name != remote.segment]
     if others:
         what = f"it serves {remote.segment}, and rules of {', '.join(others)} lead to it"
@@ -202,7 +305,8 @@ def _segment(config: Config, remote: Remote, *, fits: bool) -> Iterator[Fault]:
         if segment.attach == "xdp":
             what = f'segment {segment.name} has attach = "xdp", and XDP cannot send to a tunnel of the kernel'
             yield "segment", f'{what}: set attach to "auto" or "tc"'
-        if fits and (what := misfit(remote.tunnel, segment.mtu, config.management.mtu)):
+        room = _room(remote.tunnel, config.management)
+        if fits and not remote.tunnel.mss_clamp and (what := misfit(remote.tunnel, segment.mtu, room)):
             yield "tunnel", f"segment {segment.name}: {what}"
 
 
@@ -217,12 +321,18 @@ def misfit(tunnel: Tunnel, mtu: int, outer: int) -> str:
         return ""
     whole = mtu + encapsulations.beyond_mtu(tunnel)
     kind = "packet" if encapsulations.carries_ip(tunnel) else "frame"
+    if encapsulations.on_port(tunnel):
+        return f"its port would need an MTU of {need}, and has {outer}: give the segment a smaller mtu"
     what = (
         f"a {kind} of {whole} bytes becomes a packet of {need} in the tunnel, and the management port carries {outer}"
     )
     if need > limits.MAX_MTU:
         return f"{what}; no port carries more than {limits.MAX_MTU}: give the segment a smaller mtu"
-    return f"{what}: set management mtu to {need} or more, and let everything on the way carry it"
+    return f"{what}: set management mtu to {need} or more, and let everything on the way carry it, or set mss_clamp"
+
+
+def _carries_no_ipv6(tunnel: Tunnel) -> bool:
+    return address(tunnel.remote) is not None and encapsulations.only_ipv4(tunnel)
 
 
 def _probes(config: Config, remote: Remote) -> Iterator[Fault]:
@@ -243,5 +353,7 @@ def _probes(config: Config, remote: Remote) -> Iterator[Fault]:
         if carries_ip and (probe.frame or probe.kind == "negative"):
             what = "its tunnel carries IP and no frames"
             yield "probes", f"{number}: {what}: of in-band probes it can have those without frame"
+        if carries_ip and probe.routed is not None and ":" in probe.routed.lan and _carries_no_ipv6(remote.tunnel):
+            yield "probes", f"{number}: routed: its tunnel carries IPv4 only: name IPv4 addresses"
         if probe.via == MANAGEMENT and not (config.management.address or config.management.address6):
             yield "probes", f"{number}: the management port has no address to send probes from"

@@ -20,6 +20,7 @@ _ADDED = {
     "rule": Effect.POLICY,
     "group": Effect.POLICY,
     "remote": "immediately; its tunnels are set up, and it gets traffic once it passes its checks",
+    "serve": "immediately; its tunnels are set up",
 }
 _REMOVED = {
     "guest": "immediately; its traffic is moved away, then it is powered down",
@@ -27,6 +28,7 @@ _REMOVED = {
     "rule": Effect.POLICY,
     "group": Effect.POLICY,
     "remote": "immediately; its traffic is moved away, then its tunnels are removed",
+    "serve": "immediately; the other appliance bypasses it",
 }
 
 

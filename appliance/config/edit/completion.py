@@ -157,11 +157,11 @@ def _words_for(leaf: Leaf, data: key_path.Data, ports: Sequence[str]) -> list[st
     """Values that are names of something."""
     if leaf.choices:
         return list(leaf.choices)
-    if leaf.path in ("segment.lan", "segment.wan"):
+    if leaf.path in ("segment.lan", "segment.wan", "remote.tunnel.port", "serve.tunnel.port"):
         return list(ports)
     if leaf.path == "rule.segment":
         return key_path.names(data.get("segment"), shape.tables("segment"))
-    if leaf.path in ("rule.path", "rule.mirrors.beside", *_OF_HOPS):
+    if leaf.path in ("rule.path", "serve.path", "rule.mirrors.beside", *_OF_HOPS):
         groups = [] if leaf.path in _OF_HOPS else key_path.names(data.get("group"), shape.tables("group"))
         return _hops(data) + groups
     return []

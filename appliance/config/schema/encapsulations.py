@@ -19,7 +19,7 @@ FRAME_BEYOND_MTU = 18
 """Bytes that a frame may have beyond its segment's MTU: Ethernet header and one tag."""
 WIREGUARD_KEY: Final = re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
 """32 bytes in base64: a public, private or pre-shared key."""
-ONLY_IP = "ip or ip6"
+ONLY_IP, ONLY_IPV4 = "ip or ip6", "ip"
 """The frames that a tunnel of IP can carry: without a tag, because on return nobody could tell the VLANs apart."""
 IPV4_HEADER, IPV6_HEADER = 20, 40
 WIREGUARD_HEADER = 8 + 16 + 16
@@ -44,6 +44,8 @@ class Encapsulation(NamedTuple):
     secured: str
     needs: dict[int, str]
     gre: bool = False  # numbers and sums its packets, and the kernel finds the device by addresses and key
+    keyed: bool = True  # False: the far end has two addresses, by which the sides are told apart
+    on_port: bool = False  # no network below: VLANs on a port of their own
 
 
 KINDS: Final[dict[str, Encapsulation]] = {
@@ -53,6 +55,8 @@ KINDS: Final[dict[str, Encapsulation]] = {
     ),
     # The same with packets of IP in place of frames
     "gre-ip": Encapsulation("IP", 8, 0, 0xFFFFFFFF, 0, "no", {4: "CONFIG_NET_IPGRE", 6: "CONFIG_IPV6_GRE"}, gre=True),
+    # RFC 2003, and RFC 2473 outside IPv6: a second IP header and nothing more
+    "ipip": Encapsulation("IP", 0, 0, 0, 0, "no", {4: "CONFIG_NET_IPIP", 6: "CONFIG_IPV6_TUNNEL"}, keyed=False),
     # RFC 8086: Ethernet in GRE behind UDP
     "fou": Encapsulation(
         "Ethernet", 16, 0, 0xFFFFFFFF, 4754, "no", {4: "CONFIG_NET_FOU_IP_TUNNELS", 6: "CONFIG_IPV6_FOU"}, gre=True
@@ -61,11 +65,15 @@ KINDS: Final[dict[str, Encapsulation]] = {
     "vxlan": Encapsulation("Ethernet", 16, 1, 0xFFFFFF, 4789, "no", dict.fromkeys((4, 6), "CONFIG_VXLAN")),
     # RFC 8926: UDP and eight bytes, no options
     "geneve": Encapsulation("Ethernet", 16, 1, 0xFFFFFF, 6081, "no", dict.fromkeys((4, 6), "CONFIG_GENEVE")),
+    # IEEE 802.1Q: one more tag, and no IP around it
+    "vlan": Encapsulation("Ethernet", 4, 1, 4094, 0, "no", {0: "CONFIG_VLAN_8021Q"}, on_port=True),
 }
 
 
 def version(tunnel: Tunnel) -> int:
-    """Of IP around the encapsulation: 4 or 6. ValueError: the far end's address is none."""
+    """Of IP around the encapsulation: 4 or 6; 0: none. ValueError: the far end's address is none."""
+    if KINDS[tunnel.kind].on_port:
+        return 0
     return ipaddress.ip_address(tunnel.remote).version
 
 
@@ -76,7 +84,8 @@ def _ip_header(address: str) -> int:
 def overhead(tunnel: Tunnel) -> int:
     """Bytes that the tunnel adds to a frame, all outer IP headers included. ValueError as in `version`."""
     options = 4 * tunnel.sequence + 4 * tunnel.checksum if KINDS[tunnel.kind].gre else 0
-    return _ip_header(tunnel.remote) + KINDS[tunnel.kind].header + options + wireguard_overhead(tunnel)
+    network = 0 if KINDS[tunnel.kind].on_port else _ip_header(tunnel.remote)
+    return network + KINDS[tunnel.kind].header + options + wireguard_overhead(tunnel)
 
 
 def wireguard_overhead(tunnel: Tunnel) -> int:
@@ -90,7 +99,10 @@ def secured(tunnel: Tunnel) -> str:
 
 
 def outer_mtu(tunnel: Tunnel, mtu: int) -> int:
-    """The MTU that the way to the far end must have, for the longest frames of a segment with this MTU."""
+    """The MTU that the way to the far end must have, for the longest frames of a segment with this MTU.
+
+    It counts neither Ethernet header nor one tag of the outer packets, as the MTU of a port.
+    """
     return mtu + beyond_mtu(tunnel) + overhead(tunnel)
 
 
@@ -101,7 +113,7 @@ def inner_mtu(tunnel: Tunnel, outer: int) -> int:
 
 def beyond_mtu(tunnel: Tunnel) -> int:
     """Bytes of a frame that the tunnel carries and that its segment's MTU does not count."""
-    return 0 if carries_ip(tunnel) else FRAME_BEYOND_MTU
+    return 0 if carries_ip(tunnel) or on_port(tunnel) else FRAME_BEYOND_MTU
 
 
 def carries_ip(tunnel: Tunnel) -> bool:
@@ -109,11 +121,22 @@ def carries_ip(tunnel: Tunnel) -> bool:
     return KINDS[tunnel.kind].carries == "IP"
 
 
+def on_port(tunnel: Tunnel) -> bool:
+    """Whether it is a pair of VLANs on a port of their own, with no network below."""
+    return KINDS[tunnel.kind].on_port
+
+
+def only_ipv4(tunnel: Tunnel) -> bool:
+    """Whether it carries IPv4 and no IPv6: RFC 2003. ValueError as in `version`."""
+    return tunnel.kind == "ipip" and version(tunnel) == 4
+
+
 def accepted(hop: Guest | Remote) -> str:
     """The filter of frames that a hop can process: its `accept`, and what its tunnel can carry."""
     if isinstance(hop, Guest) or not carries_ip(hop.tunnel):
         return hop.accept
-    return f"({ONLY_IP}) and ({hop.accept})" if hop.accept.strip() else ONLY_IP
+    carried = ONLY_IPV4 if only_ipv4(hop.tunnel) else ONLY_IP
+    return f"({carried}) and ({hop.accept})" if hop.accept.strip() else carried
 
 
 def probes(remote: Remote) -> tuple[Probe, ...]:
@@ -138,9 +161,14 @@ def claims(tunnel: Tunnel) -> list[tuple[object, ...]]:
     """What each side takes for itself in the kernel: the LAN side, then the WAN side.
 
     Two tunnels with the same cannot exist. The kernel finds a VXLAN device by port and network alone, the others also
-    by the far end's address, and GRE by address and key, whether it is behind UDP or not.
+    by the far end's address, and GRE by address and key, whether it is behind UDP or not. IP-in-IP has the address
+    alone.
     """
+    if not KINDS[tunnel.kind].keyed:
+        return [(tunnel.kind, str(ipaddress.ip_address(end)), 0, "") for end in tunnel.remotes]
     keys = (tunnel.lan_key, tunnel.wan_key)
+    if on_port(tunnel):
+        return [(tunnel.kind, tunnel.port, 0, key) for key in keys]
     far: object = version(tunnel) if tunnel.kind == "vxlan" else str(ipaddress.ip_address(tunnel.remote))
     if KINDS[tunnel.kind].gre:
         return [("GRE", far, 0, key) for key in keys]

@@ -24,6 +24,7 @@ class Effect(StrEnum):
     ATTACH = "immediately; the ports are reattached, which may lose frames"
     CHECKS = "immediately; the guest keeps its traffic while it passes the new checks"
     TUNNEL = "immediately; remote {name} is bypassed while its tunnels are replaced"
+    SERVED = "immediately; the other appliance bypasses {name} while its tunnels are replaced"
     PROCESS = "when guest {name} is restarted"  # arguments of its process
     NEXT_START = "when guest {name} starts next"
     BOOT = "when the appliance starts next"
@@ -338,19 +339,31 @@ FIELDS: Final[dict[str, Field]] = {
     "remote.name": _NAME,
     "remote.tunnel": Field("the two tunnels by which it is reached, one a side", Effect.TUNNEL),
     "remote.tunnel.kind": Field(
-        "encapsulation: Ethernet in GRE (gre-ethernet), IP in GRE (gre-ip), Ethernet in GRE in UDP (fou), VXLAN or "
-        "Geneve. None of them encrypts or authenticates: add wireguard"
+        "encapsulation: Ethernet in GRE (gre-ethernet), IP in GRE (gre-ip), IP in IP (ipip), Ethernet in GRE in UDP "
+        "(fou), VXLAN, Geneve, or VLANs on a port of their own (vlan). None of them encrypts or authenticates: add "
+        "wireguard"
     ),
-    "remote.tunnel.remote": Field("address of the far end, reached through the management port", range="an address"),
+    "remote.tunnel.remote": Field(
+        "address of the far end, reached through the management port; vlan has none", range="an address"
+    ),
+    "remote.tunnel.port": Field(
+        "vlan: the data port that leads to the far end; it belongs to no segment, and its MTU is raised as needed",
+        range="a port of the board's board.toml",
+    ),
+    "remote.tunnel.wan_remote": Field(
+        "ipip, which has no keys: another address of the far end, at which the WAN side's tunnel ends; `remote` is "
+        "then that of the LAN side's",
+        range="an address",
+    ),
     "remote.tunnel.local": Field(
         "our address in the outer packets; empty: as the routes say. Geneve has none",
         range="an address of the management port",
     ),
     **{
         f"remote.tunnel.{side}_key": Field(
-            f"key (GRE) or network identifier (VXLAN, Geneve) of the tunnel at the {side.upper()} side; "
-            "the far end has the same",
-            range="0 .. 4294967295; VXLAN, Geneve: 1 .. 16777215",
+            f"key (GRE), network identifier (VXLAN, Geneve) or VLAN ID of the tunnel at the {side.upper()} side; "
+            "the far end has the same. ipip has none",
+            range="0 .. 4294967295; VXLAN, Geneve: 1 .. 16777215; vlan: 1 .. 4094",
         )
         for side in ("lan", "wan")
     },
@@ -370,6 +383,11 @@ FIELDS: Final[dict[str, Field]] = {
     "remote.tunnel.checksum": Field(
         "GRE, and UDP over IPv4: checksum over the whole packet; over IPv6, UDP always has one",
         source="the frames have their own",
+    ),
+    "remote.tunnel.mss_clamp": Field(
+        "make TCP connections fit: the segment size that their ends offer each other is lowered to what crosses the "
+        "tunnel whole. The way may then be narrower than full-size frames; other long frames skip the remote",
+        source="a changed option; a way that carries full-size frames needs none",
     ),
     "remote.tunnel.wireguard": Field(
         "WireGuard below the tunnels: encrypts their packets and takes only those of the far end; "
@@ -409,6 +427,20 @@ FIELDS: Final[dict[str, Field]] = {
         source="a remote that blocks all of its traffic on purpose needs 0s",
         least=10**9,
         zero=True,
+    ),
+    "serve.name": _NAME,
+    "serve.tunnel": Field(
+        "the two tunnels by which another appliance's frames come and go back; keys and ports as in its remote, and "
+        "`remote` is that appliance",
+        Effect.SERVED,
+    ),
+    "serve.path": Field(
+        "guests, remotes and groups that the frames go through, in order from the LAN; while too few are available the "
+        "frames are dropped, so that the other appliance bypasses them",
+        Effect.POLICY,
+    ),
+    "serve.mtu": Field(
+        "MTU of the other appliance's segment, whose longest frames must cross the tunnels whole", Effect.SERVED
     ),
     "group.name": _NAME,
     "group.balance": Field("members that share the flows in proportion to their weights", Effect.POLICY),
@@ -725,6 +757,13 @@ FIELDS: Final[dict[str, Field]] = {
         }.items()
     },
 }
+
+
+FIELDS.update({  # the same keys at both ends
+    f"serve.tunnel.{key.removeprefix('remote.tunnel.')}": row
+    for key, row in FIELDS.items()
+    if key.startswith("remote.tunnel.")
+})  # fmt: skip
 
 
 def field(path: str) -> Field:

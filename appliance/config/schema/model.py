@@ -223,21 +223,33 @@ class Wireguard(_Struct, frozen=True):
 class Tunnel(_Struct, frozen=True):
     """The two tunnels to a remote, one a side, told apart by key or by port (encapsulations.py)."""
 
-    kind: Literal["gre-ethernet", "gre-ip", "fou", "vxlan", "geneve"]
-    remote: str  # address of the far end
-    lan_key: TunnelKey  # GRE, also in UDP (fou): key; vxlan and geneve: network identifier (VNI)
-    wan_key: TunnelKey
+    kind: Literal["gre-ethernet", "gre-ip", "ipip", "fou", "vxlan", "geneve", "vlan"]
+    remote: str = ""  # address of the far end; vlan has none
+    port: str = ""  # vlan: the port of the board that leads to the far end, and to nothing else
+    wan_remote: str = ""  # ipip, which has no keys: another address of the far end, that of the WAN side's tunnel
+    lan_key: TunnelKey = 0  # GRE, also in UDP (fou): key; vxlan, geneve: network identifier (VNI); vlan: VLAN ID
+    wan_key: TunnelKey = 0
     local: str = ""  # our address; "" = as the routes say
     lan_port: UdpPort = 0  # fou, vxlan, geneve: UDP port at both ends; 0 = the kind's own
     wan_port: UdpPort = 0
     sequence: bool = False  # GRE: numbered, so that late and repeated packets are dropped
     checksum: bool = False  # GRE, or UDP over IPv4
     wireguard: Wireguard | None = None  # None = in the clear
+    mss_clamp: bool = False  # TCP connections are made to fit a way that is too narrow for full-size frames
 
     @property
     def far(self) -> str:
-        """The far end's address in the network of the management port."""
-        return self.wireguard.peer if self.wireguard is not None else self.remote
+        """The far end's address in the network of the management port; with two, that of the LAN side's tunnel.
+
+        Of VLANs the name of the port.
+        """
+        return self.wireguard.peer if self.wireguard is not None else self.remote or self.port
+
+    @property
+    def remotes(self) -> tuple[str, str]:
+        """At which addresses the tunnels of the LAN side and of the WAN side end; of VLANs the port, twice."""
+        first = self.remote or self.port
+        return first, self.wan_remote or first
 
 
 class Remote(_Struct, frozen=True):
@@ -252,6 +264,15 @@ class Remote(_Struct, frozen=True):
     hold: Duration = Duration(1_000_000_000)  # all checks pass this long without a break before it gets traffic
     probes: tuple[Probe, ...] = ()  # none = one in-band heartbeat
     return_timeout: Duration = Duration(5_000_000_000)  # frames go in and none comes back: bypass; 0 = not judged
+
+
+class Serve(_Struct, frozen=True):
+    """Hops of this appliance for the link of another one: frames come by a tunnel, and go back by the other side's."""
+
+    name: Name
+    tunnel: Tunnel  # its sides are those of the other appliance's remote
+    path: tuple[Name, ...]  # hops and groups, as in a rule
+    mtu: PortMtu = 1500  # of the other appliance's segment
 
 
 class Member(_Struct, frozen=True):
@@ -423,6 +444,7 @@ class Config(_Struct, frozen=True):
     drill: Drill = Drill()
     guest: tuple[Guest, ...] = ()
     remote: tuple[Remote, ...] = ()
+    serve: tuple[Serve, ...] = ()
     group: tuple[Group, ...] = ()
     rule: tuple[Rule, ...] = ()
     management: Management = Management()

@@ -1,20 +1,51 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which segments a hop serves, derived from the rules and groups of a configuration. Pure."""
+"""Which segments a hop serves, derived from the rules and groups of a configuration. Pure.
+
+A [[serve]] is to the datapath a segment whose ports are tunnels, with one rule.
+"""
 
 from __future__ import annotations
 
-from appliance.config.schema.model import Config, Remote
+import msgspec
+
+from appliance.config.schema.model import Config, Remote, Rule, Segment
+
+
+def segments(config: Config) -> tuple[Segment, ...]:
+    """All segments of the datapath: those with ports, and one for each [[serve]], without any."""
+    made = (
+        Segment(name=one.name, lan="", wan="", on_link_loss="ignore", attach="tc", mtu=one.mtu, link_local="rules")
+        for one in config.serve
+    )
+    return (*config.segment, *made)
+
+
+def rule_of(serve: str) -> str:
+    """The name of the rule for a [[serve]]; no name of a table has a space."""
+    return f"serve {serve}"
+
+
+def expanded(config: Config) -> Config:
+    """The same with a segment and a rule for each [[serve]]. Its frames are dropped while its hops are not available:
+    the other appliance bypasses them then, and would take what comes back for inspected."""
+    rules = (
+        Rule(name=rule_of(one.name), segment=one.name, path=one.path, on_unavailable="block", require="all")
+        for one in config.serve
+    )
+    return msgspec.structs.replace(config, segment=segments(config), rule=(*rules, *config.rule))
 
 
 def segments_of(config: Config, hop: str) -> list[str]:
-    """The segments with rules that use this hop, directly or in a group, in the order of the configuration."""
+    """The segments with rules that use this hop, directly or in a group, in the order of the configuration, and then
+    what serves other appliances with it."""
     everywhere = [segment.name for segment in config.segment]
     behind = {group.name: group.members for group in config.group}
     found: set[str] = set()
     for rule in config.rule:
         if any(hop in behind.get(name, (name,)) for name in rule.names):
             found.update([rule.segment] if rule.segment else everywhere)
-    return [name for name in everywhere if name in found]
+    served_by = [one.name for one in config.serve if any(hop in behind.get(name, (name,)) for name in one.path)]
+    return [name for name in everywhere if name in found] + served_by
 
 
 def served(config: Config) -> dict[str, list[str]]:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The devices of remotes whose tunnels carry IP, and the programs for them (bpf/headers.h).
+"""The devices of remotes whose tunnels carry IP, and the programs for them (bpf/headers.h); and those of remotes of any
+kind whose TCP connections are made to fit (bpf/clamp.h).
 
 Frames do not begin or end here, so these devices have no slots. The programs are attached by `tc`, from where they are
 pinned: an attachment lives as long as its device.
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from appliance.errors import DatapathError
-from appliance.steering.kernel.layout import IpDeviceValue, Side
+from appliance.steering.kernel.layout import ClampValue, IpDeviceValue, Side
 from appliance.steering.kernel.objects import Kernel
 
 
@@ -53,3 +54,23 @@ class IpDevices:
         """Forget devices (ifindexes) that are being removed."""
         for device in devices:
             self._kernel.maps["ip_devices"].delete(device)
+
+    def clamp(self, device: int, mtu: int) -> Path:
+        """Have TCP connections by a remote's device (ifindex) fit this MTU. Returns the program for its egress.
+
+        DatapathError: the datapath is not pinned.
+        """
+        if self._kernel.pins is None:
+            raise DatapathError("TCP connections are made to fit by a pinned program")
+        known = self._kernel.maps["clamps"].get(device)
+        self._kernel.maps["clamps"].set(device, ClampValue(mtu=mtu, clamped=known.clamped if known is not None else 0))
+        return self._kernel.pins / "programs" / "clamp_tc"
+
+    def clamped(self, device: int) -> int:
+        """TCP connections that were made to fit by this device, counted at each of their two ends."""
+        found = self._kernel.maps["clamps"].get(device)
+        return found.clamped if found is not None else 0
+
+    def release(self, device: int) -> None:
+        """Change no more of what goes to this device."""
+        self._kernel.maps["clamps"].delete(device)

@@ -601,6 +601,10 @@ class IpDeviceValue(ctypes.Structure):
     _fields_ = (("to", c_uint32), ("hop", c_uint16), ("side", c_uint8), ("pad", c_uint8), ("dropped", c_uint64))
 
 
+class ClampValue(ctypes.Structure):
+    _fields_ = (("mtu", c_uint32), ("pad", c_uint32), ("clamped", c_uint64))
+
+
 class HeaderKey(ctypes.Structure):
     _fields_ = (
         ("source", c_uint64 * 2),
@@ -666,6 +670,7 @@ MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Struc
     "cache": (c_uint32, CachedValue),
     "cache_counters": (c_uint32, CacheCounterValue),
     "ip_devices": (c_uint32, IpDeviceValue),
+    "clamps": (c_uint32, ClampValue),
     "headers": (HeaderKey, HeaderValue),
     "trace": (c_uint32, TraceValue),
     "scratch": (c_uint32, ScratchValue),

@@ -25,6 +25,7 @@ PROGRAMS = (
     "found_xdp",
     "strip_tc",
     "restore_tc",
+    "clamp_tc",
     *(
         f"{name}_{kind}"
         for kind in ("xdp", "tc")

@@ -10,8 +10,10 @@ import pytest
 
 from appliance.config.check.lint import lint
 from appliance.config.check.load import check, loads
-from appliance.config.schema import encapsulations
+from appliance.config.schema import encapsulations, served
 from appliance.config.schema.model import Guest, Probe, Remote, Routed, Tunnel, Wireguard
+from appliance.steering.names import Names
+from appliance.steering.policy import compile_policy
 
 GOOD = """\
 [[segment]]
@@ -87,6 +89,7 @@ ROWS = [
         'name = "dpi"\nprobes = [ { kind = "inband", routed = { lan = "198.18.0.1", wan = "198.18.0.2" } } ]',
         "routed heartbeats need the addresses of a guest's ports",
     ),
+    ("mtu = 1600", "mtu = 1500", "let everything on the way carry it, or set mss_clamp"),
 ]
 KEY = "A" * 42 + "E="
 SECURED = GOOD.replace(
@@ -163,6 +166,15 @@ def test_tunnels_of_two_remotes_do_not_overlap() -> None:
     assert any("UDP port 4789 is already used for vxlan by remote dpi" in error for error in clash)
 
 
+def test_a_remote_needs_a_segment_or_a_table_that_serves_others() -> None:
+    alone = GOOD[GOOD.index("[management]") : GOOD.index("[[rule]]")]
+    found = errors(alone)
+    assert [error for error in found if "remote dpi: segment: there is no segment that it could serve" in error]
+    table = '[[serve]]\nname = "b"\npath = ["dpi", "ips"]\n'
+    tunnel = 'tunnel = { kind = "vxlan", remote = "198.51.100.9", lan_key = 17, wan_key = 18 }\n'
+    assert errors(alone + table + tunnel) == []
+
+
 def test_one_pair_of_tunnels_is_for_one_segment() -> None:
     found = errors(SECOND + GOOD)
     assert any(
@@ -184,6 +196,14 @@ def test_a_larger_segment_needs_a_larger_way() -> None:
     assert all("no port carries more than 16000: give the segment a smaller mtu" in error for error in most)
 
 
+def test_a_way_may_be_narrow_where_connections_are_made_to_fit() -> None:
+    clamped = GOOD.replace("wan_key = 8 }", "wan_key = 8, mss_clamp = true }").replace("mtu = 1600", "mtu = 1500")
+    (other,) = errors(clamped)
+    assert "remote ips: tunnel: segment main" in other
+    said = [one.what for one in lint(loads(clamped.replace("mtu = 1500", "mtu = 1600"), filters=False))]
+    assert [what for what in said if what.startswith("TCP connections are made to fit; other frames that")]
+
+
 def tunnel(kind: str, remote: str, **more: object) -> Tunnel:
     return Tunnel(kind=kind, remote=remote, lan_key=1, wan_key=2, **more)  # type: ignore[arg-type]
 
@@ -195,6 +215,9 @@ def tunnel(kind: str, remote: str, **more: object) -> Tunnel:
         (36, tunnel("gre-ethernet", "192.0.2.7", sequence=True, checksum=True)),
         (48, tunnel("gre-ethernet", "2001:db8::7")),
         (28, tunnel("gre-ip", "192.0.2.7")),
+        (20, tunnel("ipip", "192.0.2.7")),
+        (40, tunnel("ipip", "2001:db8::7")),
+        (4, Tunnel(kind="vlan", port="eth2", lan_key=1, wan_key=2)),
         (36, tunnel("fou", "192.0.2.7")),
         (60, tunnel("fou", "2001:db8::7", sequence=True)),
         (36, tunnel("vxlan", "192.0.2.7")),
@@ -234,18 +257,171 @@ def test_refused_of_a_tunnel_that_carries_ip(old: str, new: str, what: str) -> N
     assert any(what in error for error in found), found
 
 
+KEYLESS = GOOD.replace(
+    'kind = "vxlan", remote = "198.51.100.7", lan_key = 7, wan_key = 8',
+    'kind = "ipip", remote = "198.51.100.7", wan_remote = "198.51.100.8"',
+)
+OTHER = '[[remote]]\nname = "b"\ntunnel = { kind = "ipip", remote = "198.51.100.9", wan_remote = "198.51.100.7" }\n'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        (
+            ', wan_remote = "198.51.100.8"',
+            "",
+            "wan_remote: the two sides cannot be told apart: ipip has no keys: give the",
+        ),
+        ('"198.51.100.8"', '"198.51.100.7"', "wan_remote: the two sides cannot be told apart"),
+        ('"198.51.100.8"', '"192.0.2.1"', "wan_remote: 192.0.2.1 is the address of the appliance itself"),
+        ('"198.51.100.8"', '"2001:db8::8"', "wan_remote: 2001:db8::8 is IPv6, and remote IPv4: both have the same"),
+        ('"198.51.100.8"', '"far"', 'wan_remote: "far" is not the address of a computer'),
+        ('"198.51.100.8"', '"198.51.100.8", lan_key = 7', "lan_key: 7 is not possible with ipip: it has no keys"),
+        ('"198.51.100.8"', '"198.51.100.8", sequence = true', "sequence: only GRE numbers its packets, not ipip"),
+        ('"198.51.100.8"', '"198.51.100.8", checksum = true', "checksum: ipip has none: leave it out"),
+        ('"198.51.100.8"', '"198.51.100.8", lan_port = 7', "lan_port: ipip has no ports"),
+        ("[[rule]]", OTHER + "[[rule]]", "b: tunnel: wan_remote: at 198.51.100.7 a tunnel of remote dpi ends already"),
+        (
+            "lan_key = 0,",
+            'wan_remote = "2001:db8::8", lan_key = 0,',
+            "wan_remote: gre-ethernet tells the sides apart by",
+        ),
+        ("mtu = 1600", "mtu = 1519", "a packet of 1500 bytes becomes a packet of 1520 in the tunnel"),
+        (
+            'name = "dpi"',
+            'name = "dpi"\nprobes = [ { kind = "inband", routed = { lan = "fd00::1", wan = "fd00::2" } } ]',
+            "routed: its tunnel carries IPv4 only: name IPv4 addresses",
+        ),
+        (
+            '"198.51.100.8"',
+            f'"10.9.0.1", wireguard = {{ peer = "198.51.100.7", public_key = "{KEY}", address = "10.9.0.1" }}',
+            "wan_remote: 10.9.0.1 is our address inside WireGuard",
+        ),
+    ],
+)
+def test_refused_of_tunnels_without_keys(old: str, new: str, what: str) -> None:
+    assert errors(KEYLESS) == []
+    assert old in KEYLESS
+    found = errors(KEYLESS.replace(old, new, 1))
+    assert any(what in error for error in found), found
+
+
+VLANS = GOOD.replace(
+    'kind = "vxlan", remote = "198.51.100.7", lan_key = 7, wan_key = 8',
+    'kind = "vlan", port = "eth2", lan_key = 7, wan_key = 8',
+).replace("mtu = 1600", 'mtu = 1600\nport = "mgmt0"')
+MORE = '[[remote]]\nname = "b"\ntunnel = {{ kind = "vlan", port = "{}", lan_key = 9, wan_key = 7 }}\n'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ('port = "eth2", ', "", "dpi: tunnel: port: is empty: name the port from the board's board.toml"),
+        ('port = "eth2"', 'port = "wan0"', 'port: "wan0" is a port of segment main: a tunnel has one of its own'),
+        ('port = "eth2"', 'port = "mgmt0"', 'port: "mgmt0" is the management port'),
+        (
+            'port = "eth2"',
+            'port = "eth2", remote = "198.51.100.7"',
+            "remote: there is no IP around a VLAN: leave it out",
+        ),
+        ('port = "eth2"', 'port = "eth2", local = "192.0.2.1"', "local: there is no IP around a VLAN"),
+        (
+            'port = "eth2"',
+            f'port = "eth2", wireguard = {{ peer = "x", public_key = "{KEY}", address = "10.9.0.1" }}',
+            "wireguard: there is no IP around a VLAN",
+        ),
+        ("lan_key = 7", "lan_key = 4095", "lan_key: 4095 is not possible with vlan: 1 to 4094"),
+        ("wan_key = 8", "wan_key = 7", "wan_key: the two sides cannot be told apart: give them different keys"),
+        (
+            "[[rule]]",
+            MORE.format("eth2") + "[[rule]]",
+            "b: tunnel: wan_key: VLAN 7 of port eth2 is already a tunnel of",
+        ),
+        ("lan_key = 0,", 'port = "eth2", lan_key = 0,', "ips: tunnel: port: gre-ethernet goes by the management port"),
+        (
+            'wan = "wan0"',
+            'wan = "wan0"\nmtu = 15997',
+            "its port would need an MTU of 16001, and has 16000: give the seg",
+        ),
+    ],
+)
+def test_refused_of_vlans(old: str, new: str, what: str) -> None:
+    """They go by no network, so the management port's MTU is no limit."""
+    assert errors(VLANS) == []
+    assert errors(VLANS.replace("[[rule]]", MORE.format("eth3") + "[[rule]]")) == []
+    assert not [error for error in errors(VLANS.replace("mtu = 1600", "mtu = 1500")) if "dpi" in error]
+    assert old in VLANS
+    found = errors(VLANS.replace(old, new, 1))
+    assert any(what in error for error in found), found
+
+
+SERVED = GOOD.replace(
+    "[[rule]]",
+    '[[guest]]\nname = "ids"\nimage = "/g.raw"\n\n[[serve]]\nname = "for-b"\npath = ["ids"]\n'
+    'tunnel = { kind = "vxlan", remote = "198.51.100.20", lan_key = 17, wan_key = 18 }\n\n[[rule]]',
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ('"198.51.100.20"', '"192.0.2.1"', "serve for-b: tunnel: remote: 192.0.2.1 is the address of the appliance"),
+        ("lan_key = 17", "lan_key = 8", "serve for-b: tunnel: lan_key: 8 on port 4789 is already a key of remote dpi"),
+        ("lan_key = 17", "lan_key = 18", "the two sides cannot be told apart"),
+        ("lan_key = 17", "lan_key = 17, mss_clamp = true", "mss_clamp belongs to the other appliance's remote"),
+        ('path = ["ids"]', "path = []", "serve for-b: path: is empty: name the guests that the other"),
+        ('path = ["ids"]', 'path = ["idss"]', 'serve for-b: path: no guest, remote or group is named "idss"'),
+        ('path = ["ids"]', 'path = ["ids", "ids"]', '"ids" is in the path twice: a loop'),
+        ('path = ["ids"]', 'path = ["dpi"]', "dpi: segment: it would serve main and for-b, and has one pair"),
+        ('name = "for-b"', 'name = "main"', 'serve main: name: "main" is already the name of a segment'),
+        ('name = "for-b"', 'name = "for-b"\nmtu = 1600', "for-b: tunnel: a frame of 1618 bytes becomes a packet of 1"),
+        (
+            '"vxlan", remote = "198.51.100.20"',
+            '"gre-ip", remote = "198.51.100.20"',
+            "serve for-b: tunnel: gre-ip carries IP, and guests get frames",
+        ),
+    ],
+)  # fmt: skip
+def test_refused_of_what_is_served(old: str, new: str, what: str) -> None:
+    assert errors(SERVED) == []
+    assert old in SERVED
+    found = errors(SERVED.replace(old, new, 1))
+    assert any(what in error for error in found), found
+
+
+def test_to_the_datapath_it_is_a_segment_with_one_rule_that_fails_closed() -> None:
+    """Rules of every segment do not count in it."""
+    config = loads(SERVED, filters=False)
+    made = served.expanded(config)
+    assert [segment.name for segment in made.segment] == ["main", "for-b"]
+    rule = made.rule[0]
+    assert (rule.name, rule.segment, rule.path, rule.on_unavailable, rule.require) == (
+        "serve for-b", "for-b", ("ids",), "block", "all",
+    )  # fmt: skip
+    assert served.segments_of(config, "ids") == ["for-b"]
+    assert served.segments_of(config, "dpi") == ["main"]
+    policy = compile_policy(config, Names(None))
+    number = policy.segments["for-b"]
+    assert [policy.rules[index].name for index in policy.chains[number]] == ["serve for-b"]
+    assert [policy.rules[index].name for index in policy.chains[policy.segments["main"]]] == ["all"]
+
+
 @pytest.mark.parametrize(
     ("kind", "accept", "wanted"),
     [
         ("vxlan", "", ""),
         ("vxlan", "tcp", "tcp"),
         ("gre-ip", "", "ip or ip6"),
+        ("ipip", "", "ip"),
+        ("ipip", "tcp", "(ip) and (tcp)"),
         ("gre-ip", "tcp or vlan", "(ip or ip6) and (tcp or vlan)"),
     ],
 )
 def test_what_a_tunnel_can_carry_narrows_what_its_remote_accepts(kind: str, accept: str, wanted: str) -> None:
     assert encapsulations.accepted(Remote("dpi", tunnel(kind, "192.0.2.7"), accept=accept)) == wanted
     assert encapsulations.accepted(Guest("ips", accept=accept)) == accept
+    over6 = encapsulations.accepted(Remote("dpi", tunnel("ipip", "2001:db8::7"), accept="tcp"))
+    assert over6 == "(ip or ip6) and (tcp)"
 
 
 def test_heartbeats_through_a_tunnel_of_ip_are_packets() -> None:
@@ -266,6 +442,15 @@ def test_heartbeats_through_a_tunnel_of_ip_are_packets() -> None:
         (GOOD, ["dpi: tunnel: its packets are not encrypted", "ips: tunnel: its packets are not encrypted"]),
         (SECURED, ["ips: tunnel: its packets are not encrypted"]),
         (IP, ["dpi: tunnel: its packets", "dpi: tunnel: it carries IP: frames with a tag", "ips: tunnel: its packets"]),
+        (VLANS, ["dpi: tunnel: its frames are not encrypted, and whoever can send in", "ips: tunnel: its packets"]),
+        (
+            KEYLESS,
+            [
+                "dpi: tunnel: its packets",
+                "dpi: tunnel: it carries IPv4: frames with a tag, and those that are no IPv4",
+                "ips: tunnel: its packets",
+            ],
+        ),
     ],
 )
 def test_what_lint_says_of_remotes(text: str, notes: list[str]) -> None:

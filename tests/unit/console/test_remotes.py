@@ -72,3 +72,29 @@ def test_the_status_has_the_remotes() -> None:
     text = render("status", {"hostname": "a", "state": "bypass", "segments": [], "guests": [], "remotes": [ROW]})
     assert "REMOTE" in text
     assert "suspect" in text
+
+
+SERVED: dict[str, Any] = {
+    "name": "for-b",
+    "state": "up",
+    "cause": "none",
+    "path": ["ids", "dpi"],
+    "not_available": ["ids"],
+    "tunnel": "vxlan",
+    "far": "192.0.2.9",
+    "keys": "17 port 4789 / 18 port 4789",
+    "way": "up",
+}
+
+
+def test_what_is_served_shows_which_hops_it_lacks() -> None:
+    """While it lacks any, its frames are dropped."""
+    text = render("serves", [SERVED])
+    for word in ("for-b", "OTHER APPLIANCE", "192.0.2.9", "17 port 4789", "NOT AVAILABLE", "ids"):
+        assert word in text
+    assert render("serves", []) == "nothing is served to other appliances"
+    side = {**SIDE, "device": "ts3l", "far": "192.0.2.9", "counters": {"rx_packets": 4, "tx_packets": 5}}
+    one = render("serve", {**SERVED, "path_mtu": 1600, "tunnels": [side]})
+    (line,) = [line for line in one.splitlines() if "ts3l" in line]
+    assert "192.0.2.9" in line
+    assert "1600" in one

@@ -54,6 +54,9 @@ class Kernel:
     def set_draining(self, hop: str, on: bool) -> None:
         self.draining = on
 
+    def available(self, hop: str, now_ns: int) -> bool:
+        return self.until > now_ns
+
     def first_skip(self, hop: str) -> int:
         return self.skipped
 

@@ -415,6 +415,28 @@ def test_a_stopped_one_stays_stopped_and_its_leftovers_go(bench: Bench) -> None:
     play(bench, second)
 
 
+def test_a_loop_takes_its_taps_out_of_the_datapath_until_it_has_ended(bench: Bench) -> None:
+    """Without a lease what comes out of its tunnels would still go on, and round again. Its heartbeats still leave."""
+
+    async def story() -> None:
+        await bench.prove()
+        await bench.reach(HopState.AVAILABLE)
+        bench.remote.looped("by serve b")
+        assert (bench.remote.state, bench.remote.hop.cause) == (HopState.SUSPECT, Cause.LOOP)
+        await bench.until(lambda: not bench.kernel.attached)
+        assert bench.kernel.lease == 0
+        bench.now += 20 * S
+        bench.remote.looped("by serve b")  # it still goes round
+        bench.now += 20 * S
+        await bench.remote._look(bench.now)  # which fits the devices to the way
+        assert not bench.kernel.attached
+        bench.now += 11 * S
+        await bench.until(lambda: len(bench.kernel.attached) == 2)
+        assert bench.remote.hop.detail == "what is sent to it comes in again by serve b: a loop"
+
+    play(bench, story)
+
+
 def test_nothing_returned_is_a_fault(bench: Bench) -> None:
     async def story() -> None:
         await bench.prove()

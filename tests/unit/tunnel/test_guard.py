@@ -59,6 +59,8 @@ TUNNELS = {
     "gre4": made("gre-ethernet", FAR4),
     "gre4-options": made("gre-ethernet", FAR4, sequence=True, checksum=True),
     "gre6": made("gre-ethernet", FAR6),
+    "ipip4": Tunnel(kind="ipip", remote=FAR4, wan_remote="192.0.2.9"),
+    "ipip6": Tunnel(kind="ipip", remote=FAR6, wan_remote="2001:db8::9"),
 }
 ROWS = [
     ("vxlan4", udp(FAR4, 4789, 7), False),
@@ -91,6 +93,15 @@ ROWS = [
     ("gre4-options", gre(FAR4, 8), True),
     ("gre6", gre(FAR6, 8), False),
     ("gre6", gre(FAR6, 1), True),
+    ("ipip4", ip(FAR4, 4, bytes(40)), False),
+    ("ipip4", ip("192.0.2.9", 4, bytes(40)), False),
+    ("ipip4", ip("192.0.2.8", 4, bytes(40)), True),
+    ("ipip4", ip(FAR4, 41, bytes(40)), False),
+    ("ipip4", ip("192.0.2.8", 17, bytes(40)), False),
+    ("ipip6", ip(FAR6, 4, bytes(40)), False),
+    ("ipip6", ip("2001:db8::9", 41, bytes(40)), False),
+    ("ipip6", ip("2001:db8::8", 41, bytes(40)), True),
+    ("ipip6", ip("2001:db8::8", 4, bytes(40)), True),
 ]
 
 

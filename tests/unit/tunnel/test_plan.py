@@ -20,6 +20,10 @@ def made(**more: object) -> Tunnel:
     return Tunnel(**{"kind": "vxlan", "remote": FOUR, "lan_key": 7, "wan_key": 8, **more})  # type: ignore[arg-type]
 
 
+def keyless(**more: object) -> Tunnel:
+    return Tunnel(**{"kind": "ipip", "remote": FOUR, "wan_remote": "192.0.2.8", **more})  # type: ignore[arg-type]
+
+
 ROWS = [
     (
         made(kind="gre-ethernet", local="192.0.2.1"),
@@ -55,6 +59,12 @@ ROWS = [
         "type vxlan id 8 remote 192.0.2.7 dstport 4790 ttl 64 nolearning df set udpcsum",
     ),
     (made(remote=SIX), "type vxlan id 8 remote 2001:db8::7 dstport 4789 ttl 64 nolearning"),
+    (keyless(), "type ipip pmtudisc ttl 64 remote 192.0.2.8"),
+    (
+        keyless(remote=SIX, wan_remote="2001:db8::8", local="2001:db8::1"),
+        "type ip6tnl mode any encaplimit none hoplimit 64 remote 2001:db8::8 local 2001:db8::1",
+    ),
+    (Tunnel(kind="vlan", port="eth2", lan_key=7, wan_key=8), "link eth2 name tr1.0w type vlan id 8"),
     (made(kind="geneve"), "type geneve id 8 remote 192.0.2.7 dstport 6081 ttl 64 df set noudpcsum"),
 ]
 
@@ -62,7 +72,8 @@ ROWS = [
 @pytest.mark.parametrize(("tunnel", "words"), ROWS, ids=[row[1][:40] for row in ROWS])
 def test_the_device_of_the_wan_side(tunnel: Tunnel, words: str) -> None:
     """Outer packets are not fragmented, and do not inherit the inner packets' time to live."""
-    assert plans(tunnel)[1].creation("tr1.0w") == ["link", "add", "tr1.0w", *words.split()]
+    named = [] if tunnel.port else ["tr1.0w"]
+    assert plans(tunnel)[1].creation("tr1.0w", tunnel.port) == ["link", "add", *named, *words.split()]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +81,8 @@ def test_the_device_of_the_wan_side(tunnel: Tunnel, words: str) -> None:
     [
         (made(kind="gre-ethernet", remote=SIX), "2001:db8::1"),
         (made(kind="gre-ip", remote=SIX, local="2001:db8::9"), "2001:db8::9"),
+        (keyless(remote=SIX, wan_remote="2001:db8::8"), "2001:db8::1"),
+        (keyless(), ""),
         (made(kind="gre-ethernet"), ""),
         (made(remote=SIX), ""),
     ],
@@ -93,6 +106,10 @@ def test_a_mark_tells_every_difference() -> None:
         made(kind="gre-ethernet"),
         made(kind="fou"),
         made(kind="gre-ip"),
+        keyless(),
+        Tunnel(kind="vlan", port="eth2", lan_key=7, wan_key=8),
+        Tunnel(kind="vlan", port="eth3", lan_key=7, wan_key=8),
+        keyless(remote="192.0.2.9", wan_remote="192.0.2.10"),
         made(kind="gre-ethernet", sequence=True),
         made(wireguard=WIREGUARD),
         made(wireguard=msgspec.structs.replace(WIREGUARD, port=5)),

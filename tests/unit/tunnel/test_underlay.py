@@ -3,12 +3,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from appliance.config.schema.model import Tunnel
+from appliance.errors import RefusedError
+from appliance.system import netdev
+from appliance.system.namespace import Namespace
+from appliance.tunnel import device, underlay
 from appliance.tunnel.underlay import Way, judge, rows
 
 FAR = "198.51.100.7"
@@ -81,3 +88,70 @@ def test_another_source_than_configured_is_named() -> None:
 def test_what_is_no_answer_has_no_rows(text: str) -> None:
     assert rows(text) == []
     assert rows(json.dumps(ROUTE)) == ROUTE
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "wanted"),
+    [
+        (Way("mgmt0", mtu=1600), Way("mgmt0", mtu=1520), Way("mgmt0", mtu=1520)),
+        (Way("mgmt0", mtu=1600), Way("mgmt0", mtu=1600, trouble="no"), Way("mgmt0", mtu=1600, trouble="no")),
+        (Way("mgmt0", mtu=1600), Way(trouble="no route"), Way("mgmt0", mtu=1600, trouble="no route")),
+        (Way(trouble="no link"), Way("mgmt0", mtu=1600), Way(trouble="no link")),
+    ],
+)
+def test_both_addresses_of_a_far_end_are_looked_at(
+    first: Way, second: Way, wanted: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tunnel of each side ends at one of them: what is wrong with either stops the remote."""
+    tunnel = Tunnel(kind="ipip", remote=FAR, wan_remote="198.51.100.8")
+
+    async def answer(_: Tunnel, __: object, far: str) -> Way:
+        return {FAR: first, "198.51.100.8": second}[far]
+
+    monkeypatch.setattr(underlay, "_look", answer)
+    assert asyncio.run(underlay.look(tunnel, Namespace("mgmt"))) == wanted
+
+
+@pytest.mark.parametrize(
+    ("carrier", "wanted"),
+    [
+        ("1\n", Way("eth2", mtu=1504)),
+        ("0\n", Way("eth2", mtu=1504, trouble="eth2 has no link")),
+        (OSError(errno.EINVAL, "Invalid argument"), Way("eth2", trouble="port eth2 is down")),
+        (OSError(errno.ENOENT, "No such file"), Way("eth2", trouble="eth2 is gone")),
+    ],
+)
+def test_the_way_of_vlans_is_a_port(carrier: str | OSError, wanted: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel refuses to say whether a port that is down has a link."""
+    tunnel = Tunnel(kind="vlan", port="eth2", lan_key=7, wan_key=8)
+
+    def read(_: Path) -> str:
+        if isinstance(carrier, OSError):
+            raise carrier
+        return carrier
+
+    monkeypatch.setattr(Path, "read_text", read)
+    monkeypatch.setattr(netdev, "mtu", lambda name: 1504)
+    assert underlay.look_at_port(tunnel, "eth2") == wanted
+    assert underlay.look_at_port(tunnel, "").trouble == "port eth2 is missing"
+
+
+@pytest.mark.parametrize(("has", "most", "wanted"), [(1500, 9000, 1504), (9000, 9000, 9000), (1500, 1500, 0)])
+def test_a_port_of_vlans_gets_the_mtu_that_they_need(
+    has: int, most: int, wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is raised, never lowered; a driver that has no such one is named."""
+    mtus = [has]
+
+    def change(_: str, size: int) -> None:
+        if size > most:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        mtus.append(size)
+
+    monkeypatch.setattr(netdev, "mtu", lambda name: mtus[-1])
+    monkeypatch.setattr(netdev, "set_mtu", change)
+    if wanted:
+        assert device.widen("eth2", 1504) == wanted
+        return
+    with pytest.raises(RefusedError, match="port eth2 takes no MTU of 1504, which the VLANs need: Invalid argument"):
+        device.widen("eth2", 1504)

@@ -23,7 +23,7 @@ DUMP = "private\tpublic\t51820\toff\n{peer}\t(none)\t198.51.100.7:51820\t10.9.0.
 
 def test_only_the_far_end_inside_is_taken() -> None:
     """One peer, and of its packets those from the one address that the tunnels end at."""
-    assert wireguard.settings(CONFIG, "10.9.0.2", OURS).splitlines() == [
+    assert wireguard.settings(CONFIG, ["10.9.0.2"], OURS).splitlines() == [
         "[Interface]",
         f"PrivateKey = {OURS}",
         "ListenPort = 51820",
@@ -34,16 +34,17 @@ def test_only_the_far_end_inside_is_taken() -> None:
         "Endpoint = 198.51.100.7:51820",
     ]
     six = msgspec.structs.replace(CONFIG, peer="2001:db8::7", preshared_key="", peer_port=7)
-    text = wireguard.settings(six, "fd00::2", OURS)
-    assert "AllowedIPs = fd00::2/128\nEndpoint = [2001:db8::7]:7\n" in text
+    text = wireguard.settings(six, ["fd00::2", "fd00::3"], OURS)
+    assert "AllowedIPs = fd00::2/128, fd00::3/128\nEndpoint = [2001:db8::7]:7\n" in text
     assert "PresharedKey" not in text
 
 
 def test_the_way_to_the_far_end_inside() -> None:
-    assert wireguard.addressing("wg1", CONFIG, "10.9.0.2", 1540) == [
+    assert wireguard.addressing("wg1", CONFIG, ["10.9.0.2", "10.9.0.3"], 1540) == [
         ["address", "add", "10.9.0.1/32", "dev", "wg1"],
         ["link", "set", "wg1", "mtu", "1540", "up"],
         ["-4", "route", "add", "10.9.0.2/32", "dev", "wg1"],
+        ["-4", "route", "add", "10.9.0.3/32", "dev", "wg1"],
     ]
 
 
@@ -51,6 +52,7 @@ def test_a_mark_tells_every_difference_and_no_secret() -> None:
     variants = [
         TUNNEL,
         msgspec.structs.replace(TUNNEL, remote="10.9.0.3"),
+        msgspec.structs.replace(TUNNEL, kind="ipip", wan_remote="10.9.0.3"),
         *(
             msgspec.structs.replace(TUNNEL, wireguard=msgspec.structs.replace(CONFIG, **{key: value}))
             for key, value in (("peer", "198.51.100.8"), ("port", 7), ("preshared_key", ""), ("private_key_file", "/k"))
