@@ -20,9 +20,10 @@ $(LINUX_DIR)/$(LINUX_KCONFIG_STAMP_DOTCONFIG): $(THROUGHWIRE_KERNEL_BASE)
 endif
 
 # Guests run on KVM only. Without TCG Buildroot hides the choice of targets and
-# QEMU's configure would build every one that can use KVM.
+# QEMU's configure would build every one that can use KVM. It would take GLib's
+# libgio for D-Bus too, which nothing here speaks.
 ifeq ($(BR2_PACKAGE_QEMU_SYSTEM)$(BR2_PACKAGE_QEMU_SYSTEM_TCG),y)
-QEMU_OPTS += --target-list=$(ARCH)-softmmu
+QEMU_OPTS += --target-list=$(ARCH)-softmmu --disable-gio
 endif
 
 # post-build.sh writes the list: what the start reads lies together in the image, in the order of reading

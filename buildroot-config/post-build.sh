@@ -58,13 +58,14 @@ for name in elf2dmp qemu-edid qemu-io qemu-keymap qemu-nbd qemu-pr-helper qemu-s
 	rm -f "$target/usr/bin/$name"
 done
 
-# What nothing on the appliance runs or reads: parts of Python, of GnuPG all but gpg, GLib's tools, libraries for debuggers,
-# times with leap seconds
+# What nothing on the appliance runs or reads: parts of Python, of GnuPG all but gpg, GLib's tools and what only they and
+# desktops use of its libraries, libraries for debuggers, times with leap seconds
 for path in usr/lib/python3.*/ensurepip usr/lib/python3.*/idlelib usr/lib/python3.*/lib2to3 usr/lib/python3.*/pydoc_data \
 	usr/lib/python3.*/turtledemo usr/lib/python3.*/site-packages/scapy/contrib usr/lib/python3.*/site-packages/docs \
 	usr/lib/python3.*/site-packages/example usr/lib/python3.*/site-packages/pyrad/tests usr/share/icons usr/share/zoneinfo/right \
 	usr/bin/dirmngr* usr/bin/gpg-* usr/bin/gpgscm usr/bin/gpgsm usr/bin/gpgtar usr/libexec/gpg-* usr/libexec/scdaemon \
 	usr/bin/gi-* usr/bin/gio* usr/bin/gdbus* usr/bin/glib-* usr/bin/gresource usr/bin/gsettings usr/bin/gtester* \
+	usr/lib/libgio-2.0.* usr/lib/libgirepository-2.0.* usr/lib/libgobject-2.0.* usr/lib/libgthread-2.0.* \
 	usr/lib/libasm* usr/lib/libdw*; do
 	# shellcheck disable=SC2086,SC2115  # patterns, and none is empty
 	rm -rf "$target"/$path
@@ -87,6 +88,7 @@ board=$(sed -n 's/^BR2_PACKAGE_THROUGHWIRE_BOARD="\(.*\)"$/\1/p' "$BR2_CONFIG")
 env PYTHONPATH="$repo/board" "$HOST_DIR/bin/python3" -m imagebuild.start_order --target "$target" \
 	"$BUILD_DIR/throughwire-start-order"
 tool imagecheck tree "$target"
+tool imagecheck libraries "$target"
 for config in "$BUILD_DIR"/linux-[0-9]*/.config; do
 	[ ! -e "$config" ] || tool imagecheck kernel "$board" --config "$config"
 done

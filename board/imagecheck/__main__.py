@@ -5,6 +5,7 @@ sources [BOARD]             defconfig stack, busybox fragment and Python modules
 config FILE BUSYBOX [BOARD] a whole .config of Buildroot, and the base of busybox's configuration
 kernel BOARD --source DIR | --config FILE    the board's kernel fragments against a kernel's source or built .config
 tree DIR...                 a root file system: Buildroot's TARGET_DIR, or layers
+libraries DIR               the shared libraries of Buildroot's TARGET_DIR
 qemu PROGRAM...             start a QEMU with the words that guests are started with
 
 Each complaint is a line on standard error; exit code 0, or 1 when there is any.
@@ -25,7 +26,7 @@ from imagebuild.errors import BuildError
 
 from appliance.guest.qemu import command
 from appliance.guest.qemu.resources import FIRMWARE
-from imagecheck import buildroot, guest_qemu, kernel_options, python_modules, tree, uses
+from imagecheck import buildroot, guest_qemu, kernel_options, libraries, python_modules, tree, uses
 
 EXTERNAL = uses.REPO / "buildroot-config"
 BOARDS = EXTERNAL / "boards"
@@ -124,6 +125,10 @@ def _tree(options: argparse.Namespace) -> list[str]:
     return found + tree.isolated(trees, tree.console_scripts((uses.REPO / "pyproject.toml").read_text()))
 
 
+def _libraries(options: argparse.Namespace) -> list[str]:
+    return libraries.missing(options.tree) + libraries.unneeded(options.tree, libraries.loaded())
+
+
 def _qemu(options: argparse.Namespace) -> list[str]:
     return guest_qemu.complaints(options.program)
 
@@ -148,6 +153,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     one = words.add_parser("tree", help="a root file system")
     one.add_argument("trees", type=Path, nargs="+")
     one.set_defaults(check=_tree)
+    one = words.add_parser("libraries", help="the shared libraries of a root file system")
+    one.add_argument("tree", type=Path)
+    one.set_defaults(check=_libraries)
     one = words.add_parser("qemu", help="a QEMU")
     one.add_argument("program", nargs=argparse.REMAINDER)
     one.set_defaults(check=_qemu)
