@@ -252,7 +252,9 @@ static __always_inline int entry(int kind, void *ctx, __u32 ifindex, bool copies
 			record(device, NULL, VERDICT_STACK, 0, OUTCOME_HEARTBEAT);
 			return pass(kind);
 		}
-		if (frame_length(kind, ctx) < ETH_HLEN && is_mirror(policy, device->hop, device->segment))
+		/* by the pointers, because the length is a call with XDP */
+		if (frame_data(kind, ctx) + ETH_HLEN > frame_end(kind, ctx) &&
+		    is_mirror(policy, device->hop, device->segment))
 			return from_mirror(kind, device, frame_length(kind, ctx));
 	}
 	length = frame_length(kind, ctx);
@@ -291,7 +293,7 @@ int copying_xdp(struct xdp_md *ctx)
 SEC("xdp.frags")
 int entry_filling_xdp(struct xdp_md *ctx)
 {
-	if (frame_buffers(XDP, ctx, frame_length(XDP, ctx)) == BUFFERS_ONE)
+	if (!surely_finished(ctx) && frame_buffers(XDP, ctx, frame_length(XDP, ctx)) == BUFFERS_ONE)
 		fill_checksum(ctx);
 	return entry(XDP, ctx, ctx->ingress_ifindex, false);
 }
