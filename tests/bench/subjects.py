@@ -382,7 +382,7 @@ def subjects() -> list[Subject]:
     """All implementations that are compared with the limit of their path."""
     ovs = "" if shutil.which("ovs-vswitchd") else "not installed (apt-get install openvswitch-switch)"
     ours = [Subject("throughwire", "straight", throughwire(0, "none"))]
-    for count in (1, 8, 64, 256):
+    for count in (1, 8, 64, 256, 1024):
         ours += [Subject("throughwire", "straight", throughwire(count, m), count, m) for m in ("first", "last", "none")]
     return [
         *ours,

@@ -2,7 +2,7 @@
 """How many instructions the datapath takes for a frame: without noise, so that a limit can be held on any machine.
 
 The numbers follow from the compiler and from what the kernel makes of the programs, so the limits leave room for other
-versions of both, a tenth of what was measured with clang 14 and Linux 6.18.
+versions of both, a twentieth of what was measured with clang 14 and Linux 6.18.
 """
 
 from __future__ import annotations
@@ -84,11 +84,11 @@ def test_the_count_follows_the_kernel(make: Make, path: tuple[str, ...]) -> None
 @pytest.mark.parametrize(
     ("rules", "where", "good", "most"),
     [
-        ((), LAN, True, 72),
-        (MANY[:1], LAN, True, 118),
-        (MANY, LAN, True, 134),
-        ((Rule(name="all", path=("a",)),), LAN, True, 442),
-        ((Rule(name="all", path=("a",)),), LAN, False, 381),
+        ((), LAN, True, 65),
+        (MANY[:1], LAN, True, 112),
+        (MANY, LAN, True, 121),
+        ((Rule(name="all", path=("a",)),), LAN, True, 443),
+        ((Rule(name="all", path=("a",)),), LAN, False, 382),
         ((Rule(name="all", path=("a",)),), BACK, True, 121),
         ((Rule(name="all", path=("a", "b")),), BACK, True, 1103),
     ],
@@ -99,5 +99,5 @@ def test_no_frame_takes_more_than_it_should(
 ) -> None:
     """Known flows on the ways that most frames take; the frame's length is asked for once at most, by a call."""
     found = of(make(*rules, good=good), where, tcp())
-    assert found.instructions <= most * 1.1, found
+    assert found.instructions <= most * 1.05, found
     assert found.calls["bpf_xdp_get_buff_len"] <= 1, found
