@@ -123,6 +123,9 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 			s->rule = next->rule;
 		s->want = want;
 		if (next->kind != CONT_CLASSIFY) {
+			if (kind == XDP && next->kind == CONT_STATIC && !want && !device->flags &&
+			    buffers == BUFFERS_ONE)
+				next_program(kind, ctx, PROGRAM_ONWARD);
 			next_program(kind, ctx, PROGRAM_DISPATCH);
 			goto missing;
 		}
@@ -320,6 +323,12 @@ SEC("xdp.frags")
 int found_xdp(struct xdp_md *ctx)
 {
 	return found(ctx);
+}
+
+SEC("xdp.frags")
+int onward_xdp(struct xdp_md *ctx)
+{
+	return onward(ctx);
 }
 
 SEC("xdp.frags")

@@ -111,6 +111,7 @@
 #define PROGRAM_FOUND 48   /* a port's own program has found the rule (`found`); XDP only */
 #define PROGRAM_SHUNTS 49  /* from the walk: a hop of the path may have shunted the flow (shunts.h) */
 #define PROGRAM_SHUNT 50   /* a hop shunts the flow of the frame */
+#define PROGRAM_ONWARD 51  /* from a hop to the next one, if that is simple (first_hop.h); XDP only */
 #define PROGRAM_RESET 56   /* the frame becomes a TCP reset (reset.h) */
 #define PROGRAM_FRAGMENT 7 /* possibly a fragment, whose datagram's rule counts (path.h) */
 #define PROGRAM_REMEMBER 4 /* the filters behind the flow cache have found the rule (cache.h) */

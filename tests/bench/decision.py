@@ -23,6 +23,7 @@ from tests.support import figures
 from tests.support.executed import executed
 
 REPEAT = 200_000
+MORE_TAPS = ("taph", "tapi")
 RUNS = 7
 CACHED_RULES = 64
 HOPS = """
@@ -37,6 +38,7 @@ name = "s"
 standby = ["g", "h"]
 """
 HOP_PATHS = (("to a hop", ["g"], True), ("to the first of two hops", ["g", "h"], True),
+             ("to the first of two hops, the second not available", ["g", "h"], True),
              ("to a group", ["s"], True), ("past a hop", ["g"], False),
              ("past a hop, shunted", ["g"], True))  # fmt: skip
 
@@ -97,13 +99,17 @@ def to_a_hop(generator: Generator) -> list[figures.Row]:
         shunted = "shunted" in name
         hops = HOPS % ("shunts = { max = 1000 }\n" if shunted else "")
         text = f'{SEGMENT}{hops}[[rule]]\nname = "all"\npath = {json.dumps(path)}\n'
-        with taps(TAPS), _datapath() as datapath:
-            for side, tap in zip((Side.LAN, Side.WAN), TAPS, strict=True):
+        both = "h" in path and "not available" not in name
+        with taps(TAPS), taps(MORE_TAPS), _datapath() as datapath:
+            for side, tap, other in zip((Side.LAN, Side.WAN), TAPS, MORE_TAPS, strict=True):
                 datapath.attach_hop(tap, "g", "main", side)
+                datapath.attach_hop(other, "h", "main", side)
             datapath.set_policy(loads(text, "bench"))
             datapath.leases.renew_supervisor(FAR_NS)
             if available:
                 datapath.leases.renew("g", FAR_NS)
+            if both:
+                datapath.leases.renew("h", FAR_NS)
             if shunted:
                 shunt(datapath)
             ns, back = (round(cost(generator, datapath, frame(64), device), 1) for device in ("lan", TAPS[1]))
