@@ -22,7 +22,8 @@
  * A port attached by XDP has a short cut through all of this, in place of the entry (decide.h): a program with the
  * filters in it, or the fact that there are none, which sends straight frames. One that is made for a single port
  * (`own_xdp`) also sends those of calm flows to their first hop (first_hop.h), and leaves the others to `dispatch`, with
- * the rule in `scratch`. All other frames go to the entry.
+ * the rule in `scratch`. All other frames go to the entry. From there a hop's frames with a static continuation (below)
+ * go to the next hop by `onward`, in place of `dispatch` and `walk`, if nothing about them is special.
  *
  * How a frame keeps its path across a hop
  * ---------------------------------------
