@@ -14,7 +14,8 @@ recorded with the figures. For each fault the table has
 - `download_whole`: the checksum of what was downloaded meanwhile, over one TCP connection;
 - `link_carries_after`: frames cross in both directions afterwards;
 - `lacp_longest_gap_ms`: the longest time, from the fault until all is as before, that one of two neighbours that bundle
-  the link by LACP (fast timer: a LACPDU a second) heard nothing of the other. After 3 s it would take the link down.
+  the link by LACP (fast timer: a LACPDU a second) heard nothing of the other. After 3 s it would take the link down;
+- `told`: what the console said before the fault, of a canary: how it compares with the guest beside it.
 
 A run that fails with an error is reported, the board is switched off and on, its speed is measured again, and the run
 is repeated once; the other faults are injected in any case. Exits with 1 if a guarantee of the appliance was broken, or
@@ -62,6 +63,7 @@ class Measure:
     download_whole: bool | None
     carries: bool
     lacp_gap_ms: float
+    told: str = ""
     broken: list[str] = field(default_factory=list)
 
 
@@ -117,6 +119,7 @@ def suffer(board: Board, fault: Fault) -> Measure:
         if fault.prepare:
             ends.callback(fault.after or (lambda _: None), board)
             fault.prepare(board)
+        told = fault.told(board) if fault.told else ""
         time.sleep(steady_s)
         mark = board.events.mark()
         hit: Event = board.fault(fault.name)
@@ -142,9 +145,10 @@ def suffer(board: Board, fault: Fault) -> Measure:
         result = download.wait(board.pace.wait(PATIENCE_S)) if fault.download else None
         healed_ns = time.monotonic_ns()
         time.sleep(steady_s)
-        lacp_gap_ms = lacp.longest_gap_ms(hit["mono_ns"], time.monotonic_ns())
-    after = streams.reports(healed_ns)
-    whole = streams.reports(hit["mono_ns"])
+        end_ns = time.monotonic_ns()  # what `after` does is no part of it
+        lacp_gap_ms = lacp.longest_gap_ms(hit["mono_ns"], end_ns)
+    after = streams.reports(healed_ns, end_ns)
+    whole = streams.reports(hit["mono_ns"], end_ns)
     if fault.links:
         bypass_ms = (down_ns - hit["mono_ns"]) / 1e6
         crossed = sum(stream.arrivals(down_ns, seen_ns) for stream in streams.both)
@@ -161,6 +165,7 @@ def suffer(board: Board, fault: Fault) -> Measure:
         download_whole=result.whole if result else None,
         carries=all(report.sent > 0 and report.lost == 0 for report in after),
         lacp_gap_ms=lacp_gap_ms,
+        told=told,
     )
     if not measure.carries:
         measure.broken.append("the link does not carry every frame afterwards")
@@ -174,6 +179,8 @@ def suffer(board: Board, fault: Fault) -> Measure:
         measure.broken.append(f"the relay moved {measure.relay_moves} times")
     if (fault.ring == 2 or fault.lossless) and measure.lost_frames:
         measure.broken.append(f"{measure.lost_frames} frames were lost")
+    if fault.lossless and (twice := sum(report.duplicates for report in whole)):
+        measure.broken.append(f"{twice} frames arrived twice")
     return measure
 
 
@@ -203,6 +210,7 @@ def row(fault: Fault, runs: list[Measure]) -> figures.Row:
         "download_whole": all(known) if known else None,
         "link_carries_after": all(run.carries for run in runs),
         "lacp_longest_gap_ms": round(max(run.lacp_gap_ms for run in runs), 3),
+        "told": "; ".join(dict.fromkeys(run.told for run in runs if run.told)) or None,
     }
 
 

@@ -15,7 +15,24 @@ from simulator import Board, Event
 from simulator.stream import PORT
 
 from tests.support.board_admin import commit
-from tests.support.board_appliance import BYPASSD, GUEST, KEEPER, RULE, SEGMENT, guest, show, wait_until
+from tests.support.board_appliance import (
+    BYPASSD,
+    GUEST,
+    KEEPER,
+    RULE,
+    SEGMENT,
+    ask,
+    frames_to,
+    guest,
+    like_demo_guest,
+    mirror_beside,
+    remove_guest,
+    show,
+    wait_serving,
+    wait_until,
+)
+
+CANARY, CANARY_MIB, COMPARED_S = "canary1", 96, 10
 
 # Real-time loops above the keeper's priority on every processor, with the kernel's brake on real-time tasks taken off.
 STARVE = """
@@ -31,7 +48,8 @@ done"""
 class Fault:
     """One fault. `undo` runs once its effect has been seen; None: the appliance recovers by itself.
 
-    `prepare` runs before it, when traffic flows; `after`, when all is as before, takes back what `prepare` did.
+    `prepare` runs before it, when traffic flows; `told`, after that, is what the console says, for the table; `after`,
+    when all is as before, takes back what `prepare` did.
     """
 
     name: str
@@ -43,8 +61,9 @@ class Fault:
     panics: bool = False
     download: bool = True  # one path always remains, so the download must end whole
     prepare: Callable[[Board], Any] | None = None
+    told: Callable[[Board], str] | None = None
     after: Callable[[Board], Any] | None = None
-    lossless: bool = False  # of the numbered frames none may be lost
+    lossless: bool = False  # of the numbered frames none may be lost, or arrive twice
     links: bool = False  # both ports are expected to be set down: no frame crosses until the fault is undone
 
     def allow(self, board: Board) -> AbstractContextManager[None]:
@@ -105,6 +124,51 @@ def unshunt(board: Board) -> None:
     commit(board, ("delete", "guest", GUEST, "shunts", "max"))
 
 
+def place_canary(board: Board) -> None:
+    """A second guest like the first one, which gets copies of its frames."""
+    commit(board, *like_demo_guest(board, CANARY, CANARY_MIB))
+    board.sh(f"bypass guest {CANARY} start")
+    wait_serving(board, CANARY)
+    commit(board, ("set", "rule", RULE, "mirrors", CANARY, "beside", GUEST))
+
+
+def compare_canary(board: Board) -> str:
+    """What the console says of both guests: they are alike, so they must treat all frames alike.
+
+    One of two emulated guests may be the slower one, which is then said, too.
+    """
+    said = ask(board, f"canary {CANARY} compare {round(board.pace.wait(COMPARED_S))}")
+    if not said or not said["compared_frames"] or said["different_frames"]:
+        raise AssertionError(f"the canary does not treat the frames as the guest beside it does: {said}")
+    return str(said["message"])
+
+
+def promote_canary(board: Board) -> None:
+    """The canary changes places with the guest beside it, and frames go through it."""
+    board.sh(f"bypass canary {CANARY} promote")
+    assert mirror_beside(board, GUEST) == CANARY, show(board, "mirrors")
+    before = frames_to(board, CANARY)
+    wait_until(board, lambda: frames_to(board, CANARY) > before, "frames through the promoted canary")
+
+
+def demote_canary(board: Board) -> None:
+    """As before the promotion."""
+    board.sh(f"bypass canary {CANARY} demote")
+    assert mirror_beside(board, CANARY) == GUEST, show(board, "mirrors")
+    before = frames_to(board, GUEST)
+    wait_until(board, lambda: frames_to(board, GUEST) > before, "frames through the guest again")
+
+
+def remove_canary(board: Board) -> None:
+    """As before `place_canary`, however far that has come."""
+    if mirror_beside(board, GUEST):
+        demote_canary(board)
+    if mirror_beside(board, CANARY):
+        commit(board, ("delete", "rule", RULE, "mirrors"))
+    if guest(board, CANARY):
+        remove_guest(board, CANARY)
+
+
 def ports_up(board: Board) -> int:
     """How many of both ports are set up. A virtio port has no PHY by which its neighbour could see that it is not."""
     flags = board.sh("cat /sys/class/net/lan0/flags /sys/class/net/wan0/flags").output.split()
@@ -136,6 +200,16 @@ FAULTS = (
         after=lambda board: commit(board, ("delete", "rule", RULE, "on_unavailable")),
         links=True,
         download=False,
+    ),
+    Fault(
+        "canary promoted",
+        1,
+        promote_canary,
+        demote_canary,
+        prepare=place_canary,
+        told=compare_canary,
+        after=remove_canary,
+        lossless=True,
     ),
     Fault("guest killed", 1, kill_guest),
     Fault("bypassd killed", 2, signal("KILL", BYPASSD)),

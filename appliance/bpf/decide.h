@@ -210,7 +210,7 @@ static __always_inline int decide_own(void *ctx, bool shunts)
 		counter = rule->counter;
 	}
 	if (!fragments_count() || !maybe_fragment(frame_data(XDP, ctx), frame_end(XDP, ctx))) {
-		matched = bpf_map_lookup_elem(&rule_counters, &counter);
+		matched = counter < MAX_RULES ? bpf_map_lookup_elem(&rule_counters, &counter) : NULL;
 		if (matched) {
 			matched->matched.frames++;
 			matched->matched.bytes += length;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A port's frame to the first hop of its rule's path, or past the only one, decided within the port's own program.
+ * A port's frame to the first hop of its rule's path, or past the only one, decided within the port's own program; and a
+ * hop's frame to the next hop of the path, by a program in place of the dispatch (`onward`).
  *
  * This is what `dispatch` and `walk` would do with it, for frames with which nothing is special: unfragmented TCP or UDP
  * behind plain IP. Either of a calm flow, to a hop, or to the first member of a group for that flow, that is available,
@@ -92,23 +93,36 @@ static __always_inline __u32 preferred(__u32 generation, __u32 id, __u64 hash, _
 	return list ? *list & (MAX_HOPS - 1) : 0;
 }
 
-/* What to do with the frame; NOT_SIMPLE: leave it to the other programs. `slot`: of the port. */
-static __always_inline int to_first_hop(void *ctx, __u32 slot, __u32 generation, const struct rule *rule, __u32 length)
+/*
+ * What to do with the frame; NOT_SIMPLE: leave it to the other programs. `slot`: of the port from which the frame would
+ * travel in this direction; `from`: of the device it comes from, which is that port if the hop is the `first`; `at`: the
+ * position of the hop in the rule's path.
+ */
+static __always_inline int to_hop_at(void *ctx, __u32 slot, __u32 from, __u32 generation, const struct rule *rule,
+				     __u32 at, __u32 length, bool first)
 {
 	void *data = frame_data(XDP, ctx), *end = frame_end(XDP, ctx);
-	__u32 at = slot & 1 ? (rule->length - 1) & (MAX_PATH - 1) : 0, hop = rule->path[at].id;
+	__u32 hop = rule->path[at].id;
 	__u32 key = 0, flags = 0, reason = REASON_TAKEN, tap, number;
-	bool alone = rule->length == 1 && rule->path[at].kind == ITEM_HOP;
+	bool alone = first && rule->length == 1 && rule->path[at].kind == ITEM_HOP;
 	struct lease *supervisor = bpf_map_lookup_elem(&leases, &key), *lease;
 	struct hop_counter *counter;
-	struct rule_counter *matched;
+	struct rule_counter *matched = NULL;
 	struct target *target;
 	__u64 hash, now, hold_down = 0;
 	struct hop *h;
 	int action;
 
 	if ((rule->length > 1 && rule->flags & RULE_ALL) || rule->flags & RULE_ACCEPT || link_local(data, end) ||
-	    !plain_flow(data, end, &hash, &flags))
+	    !supervisor)
+		return NOT_SIMPLE;
+	now = now_ns();
+	if (!first && rule->path[at].kind == ITEM_HOP) { /* before all else: not available is left to others */
+		lease = bpf_map_lookup_elem(&leases, &hop);
+		if (!lease || lease->until <= now)
+			return NOT_SIMPLE;
+	}
+	if (!plain_flow(data, end, &hash, &flags))
 		return NOT_SIMPLE;
 	if (rule->path[at].kind == ITEM_GROUP) {
 		hop = preferred(generation, hop, hash, &hold_down);
@@ -120,9 +134,8 @@ static __always_inline int to_first_hop(void *ctx, __u32 slot, __u32 generation,
 	h = bpf_map_lookup_elem(&hops, &number);
 	lease = bpf_map_lookup_elem(&leases, &hop);
 	target = bpf_map_lookup_elem(&targets, &tap);
-	if (!supervisor || !h || !lease || !target)
+	if (!h || !lease || !target)
 		return NOT_SIMPLE;
-	now = now_ns();
 	if (supervisor->until <= now)
 		reason = REASON_SUPERVISOR;
 	else if (!target->ifindex)
@@ -138,8 +151,10 @@ static __always_inline int to_first_hop(void *ctx, __u32 slot, __u32 generation,
 	}
 	if (reason != REASON_TAKEN && (!alone || rule->flags & RULE_BLOCK))
 		return NOT_SIMPLE;
-	number = rule->counter;
-	matched = bpf_map_lookup_elem(&rule_counters, &number);
+	if (first) { /* a rule counts frames from ports */
+		number = rule->counter;
+		matched = bpf_map_lookup_elem(&rule_counters, &number);
+	}
 	if (matched) {
 		matched->matched.frames++;
 		matched->matched.bytes += length;
@@ -151,13 +166,48 @@ static __always_inline int to_first_hop(void *ctx, __u32 slot, __u32 generation,
 	action = redirect(XDP, tap);
 	if (matched)
 		matched->to_hop++;
-	count_own(slot, action == XDP_DROP ? OUTCOME_NO_DEVICE : OUTCOME_TO_HOP, length);
+	count_own(from, action == XDP_DROP ? OUTCOME_NO_DEVICE : OUTCOME_TO_HOP, length);
 	counter = bpf_map_lookup_elem(&hop_counters, &hop);
 	if (counter && action == XDP_REDIRECT) {
 		counter->to.frames++;
 		counter->to.bytes += length;
 	}
 	return action;
+}
+
+/* The same at the beginning of the path. `slot`: of the port. */
+static __always_inline int to_first_hop(void *ctx, __u32 slot, __u32 generation, const struct rule *rule, __u32 length)
+{
+	__u32 at = slot & 1 ? (rule->length - 1) & (MAX_PATH - 1) : 0;
+
+	return to_hop_at(ctx, slot, slot, generation, rule, at, length, true);
+}
+
+/*
+ * From a hop whose frames all continue at one position of one rule (CONT_STATIC), and have arrived in one buffer: to the
+ * hop there. What is not simple goes on to the dispatch, as it would without this program.
+ */
+static __always_inline int onward(void *ctx)
+{
+	struct scratch *s = bpf_map_lookup_elem(&scratch, &zero);
+	__u32 position, port;
+	struct rule *rule;
+	int action;
+
+	if (!s)
+		return pass(XDP);
+	rule = rule_at(s, s->rule);
+	position = s->continuation_position + (s->direction == SIDE_LAN ? 1 : -1);
+	if (rule && position < rule->length && !rule->shunts) {
+		asm volatile("%0 &= %1" : "+r"(position) : "i"(MAX_PATH - 1)); /* the verifier needs the bound */
+		port = SLOT(0, s->device.segment, s->direction & 1);
+		action = to_hop_at(ctx, port, s->device.slot, s->generation, rule, position, s->length, false);
+		if (action != NOT_SIMPLE)
+			return action;
+	}
+	next_program(XDP, ctx, PROGRAM_DISPATCH);
+	s->rule = NO_MATCH;
+	return leave(XDP, ctx, &s->device, s, s->length, s->buffers, s->direction, OUTCOME_NO_PROGRAM);
 }
 
 #endif

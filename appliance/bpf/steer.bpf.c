@@ -124,6 +124,9 @@ static __always_inline int steer(int kind, void *ctx, const struct device *devic
 			s->rule = next->rule;
 		s->want = want;
 		if (next->kind != CONT_CLASSIFY) {
+			if (kind == XDP && next->kind == CONT_STATIC && !want && !device->flags &&
+			    buffers == BUFFERS_ONE)
+				next_program(kind, ctx, PROGRAM_ONWARD);
 			next_program(kind, ctx, PROGRAM_DISPATCH);
 			goto missing;
 		}
@@ -253,7 +256,9 @@ static __always_inline int entry(int kind, void *ctx, __u32 ifindex, bool copies
 			record(device, NULL, VERDICT_STACK, 0, OUTCOME_HEARTBEAT);
 			return pass(kind);
 		}
-		if (frame_length(kind, ctx) < ETH_HLEN && is_mirror(policy, device->hop, device->segment))
+		/* by the pointers, because the length is a call with XDP */
+		if (frame_data(kind, ctx) + ETH_HLEN > frame_end(kind, ctx) &&
+		    is_mirror(policy, device->hop, device->segment))
 			return from_mirror(kind, device, frame_length(kind, ctx));
 	}
 	length = frame_length(kind, ctx);
@@ -292,7 +297,7 @@ int copying_xdp(struct xdp_md *ctx)
 SEC("xdp.frags")
 int entry_filling_xdp(struct xdp_md *ctx)
 {
-	if (frame_buffers(XDP, ctx, frame_length(XDP, ctx)) == BUFFERS_ONE)
+	if (!surely_finished(ctx) && frame_buffers(XDP, ctx, frame_length(XDP, ctx)) == BUFFERS_ONE)
 		fill_checksum(ctx);
 	return entry(XDP, ctx, ctx->ingress_ifindex, false);
 }
@@ -319,6 +324,12 @@ SEC("xdp.frags")
 int found_xdp(struct xdp_md *ctx)
 {
 	return found(ctx);
+}
+
+SEC("xdp.frags")
+int onward_xdp(struct xdp_md *ctx)
+{
+	return onward(ctx);
 }
 
 SEC("xdp.frags")

@@ -22,7 +22,8 @@
  * A port attached by XDP has a short cut through all of this, in place of the entry (decide.h): a program with the
  * filters in it, or the fact that there are none, which sends straight frames. One that is made for a single port
  * (`own_xdp`) also sends those of calm flows to their first hop (first_hop.h), and leaves the others to `dispatch`, with
- * the rule in `scratch`. All other frames go to the entry.
+ * the rule in `scratch`. All other frames go to the entry. From there a hop's frames with a static continuation (below)
+ * go to the next hop by `onward`, in place of `dispatch` and `walk`, if nothing about them is special.
  *
  * How a frame keeps its path across a hop
  * ---------------------------------------
@@ -111,6 +112,7 @@
 #define PROGRAM_FOUND 48   /* a port's own program has found the rule (`found`); XDP only */
 #define PROGRAM_SHUNTS 49  /* from the walk: a hop of the path may have shunted the flow (shunts.h) */
 #define PROGRAM_SHUNT 50   /* a hop shunts the flow of the frame */
+#define PROGRAM_ONWARD 51  /* from a hop to the next one, if that is simple (first_hop.h); XDP only */
 #define PROGRAM_RESET 56   /* the frame becomes a TCP reset (reset.h) */
 #define PROGRAM_FRAGMENT 7 /* possibly a fragment, whose datagram's rule counts (path.h) */
 #define PROGRAM_REMEMBER 4 /* the filters behind the flow cache have found the rule (cache.h) */

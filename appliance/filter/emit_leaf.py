@@ -168,11 +168,41 @@ class LeafEmitter:
             if following != no:
                 asm.jump(no)
 
+    def _load_bytes(self, number: int) -> bool:
+        """r5 and r0 = upper and lower byte of the field's value, so that nothing has to be swapped and masked."""
+        what = self.graph.fields[number]
+        if (what.kind, what.size, what.mask) != (FieldKind.BEHIND_HEADER, 2, 0xFFFF):
+            return False
+        for register, at in ((R5, 0), (R0, 1)):
+            self.asm.load(1, register, X, what.offset - self.access.shift + at)
+        return True
+
+    def _directly(self, leaf: Plan, number: int, default: int, *, first: bool) -> bool:
+        """BEST as by `_class` and `_best_of`, by one look-up, where there is one; False if not."""
+        if self.graph.fields[number].kind is FieldKind.LENGTH_VALUE:
+            return False
+        lookup = self.prepared.tables.lookups[number]
+        ranks = _ranks(leaf, number, lookup.classes, default)
+        how = lookup.direct(self.prepared.tables.image, ranks)
+        if how is None or (how.by_bytes and not self._load_bytes(number)):
+            return False
+        if not how.by_bytes:
+            self.load(number)
+        how.emit(self.asm)
+        if first:
+            self.asm.mov(BEST, R0)
+        else:
+            self._better()
+        return True
+
     def _class(self, leaf: Plan, number: int) -> None:
         """r0 = class of the field's value, as far as the leaf tells them apart."""
-        asm, lookup = self.asm, self.prepared.tables.lookups[number]
+        asm, lookup, what = self.asm, self.prepared.tables.lookups[number], self.graph.fields[number]
+        if lookup.by_bytes and self._load_bytes(number):
+            lookup.emit_bytes(asm)
+            return
         self.load(number)
-        if self.graph.fields[number].kind is FieldKind.LENGTH_VALUE:
+        if what.kind is FieldKind.LENGTH_VALUE:
             fits = asm.label()
             asm.jump_imm(JLE, R0, 0xFFFF, fits)
             asm.mov_imm(R0, 0xFFFF)
@@ -193,6 +223,9 @@ class LeafEmitter:
             asm.mov_imm(BEST, default)
         first = True
         for number in early:
+            if number not in used and self._directly(leaf, number, default, first=first):
+                first = False
+                continue
             self._class(leaf, number)
             if number in used:
                 asm.store(4, R10, slots[number], R0)
@@ -313,16 +346,22 @@ class LeafEmitter:
     def _best_of(self, leaf: Plan, number: int, default: int, *, first: bool) -> None:
         """r0 = class of a field: BEST = the better of itself (`first`: of the default) and what the class says."""
         asm, classes = self.asm, self.prepared.classes(number)
-        ranks = array("H", (default,)) * classes.count
-        for intervals, rank in leaf.singles[number]:
-            for member in classes.members[intervals]:
-                ranks[member] = min(ranks[member], rank)
+        ranks = _ranks(leaf, number, classes, default)
         asm.alu_imm(LSH, R0, 1)
         asm.map_value(R1, TABLES, self.prepared.tables.image.add(ranks.tobytes(), classes.span * 2))
         asm.add(R1, R0)
         asm.load(2, BEST if first else R0, R1, 0)
         if not first:
             self._better()
+
+
+def _ranks(leaf: Plan, number: int, classes: Classes, default: int) -> array[int]:
+    """By class of a field, the rank of the first rule that asks for that field alone."""
+    ranks = array("H", (default,)) * classes.count
+    for intervals, rank in leaf.singles[number]:
+        for member in classes.members[intervals]:
+            ranks[member] = min(ranks[member], rank)
+    return ranks
 
 
 def _groups(cubes: list[tuple[int, Cube]]) -> list[tuple[tuple[int, ...], list[tuple[int, Cube]]]]:

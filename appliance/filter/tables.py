@@ -13,9 +13,11 @@ with enough padding for the largest masked index of every table.
 
 from __future__ import annotations
 
+import struct
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from appliance.filter import hashing
 from appliance.filter.asm import ADD, AND, LSH, MUL, R0, R1, R2, R3, R4, R5, RSH, XOR, Assembler
@@ -27,7 +29,11 @@ MAX_BYTES = 8 << 20
 FLAT_VALUES = 4096
 FLAT_PAGES = 96  # of 256: with more different pages than these, one flat table is as small
 MAX_NODES = 0xFFFF  # of one trie
+DIRECT_VALUES = (
+    4096  # entries of two bytes in a table of ranks: what is used of it stays in the processor's first cache
+)
 _NODE_BYTES = 512
+_KINDS = {1: "B", 2: "H"}  # of arrays, by width
 
 
 class TableError(Exception):
@@ -164,6 +170,38 @@ class Lookup:
             self.how.emit(asm)
         asm.alu_imm(AND, R0, self.classes.span - 1)
 
+    def direct(self, image: Image, ranks: array[int]) -> Direct | None:
+        """The look-up that answers with `ranks` of the class instead of the class: a load less, for larger tables.
+
+        None where it would be no shorter, or its tables would not stay in the processor's cache.
+        """
+        return self.how.direct(image, ranks)
+
+    @property
+    def by_bytes(self) -> bool:
+        """Whether it asks for the value's bytes one by one: `emit_bytes` is shorter where they can be loaded so."""
+        return isinstance(self.how, _Pages)
+
+    def emit_bytes(self, asm: Assembler) -> None:
+        """The same for a value of 16 bits whose upper byte is in r5, and its lower one in r0."""
+        assert isinstance(self.how, _Pages)
+        self.how.emit_bytes(asm)
+        asm.alu_imm(AND, R0, self.classes.span - 1)
+
+
+class Direct(Protocol):
+    """Value in r0 -> rank in r0. `by_bytes`: of a value in r5 and r0, as `Lookup.emit_bytes`."""
+
+    by_bytes: bool
+
+    def emit(self, asm: Assembler) -> None:
+        """Append the code; uses r1 to r5."""
+
+
+def _ranked(table: bytes, kind: str, ranks: array[int]) -> bytes:
+    """A table of classes as one of ranks."""
+    return array("H", [ranks[number] for number in array(kind, table)]).tobytes()
+
 
 def _indexed(asm: Assembler, dst: int, offset: int, index: int, width: int) -> None:
     """dst = entry `index` (a register, lost) of the table at `offset`; uses r1."""
@@ -172,6 +210,68 @@ def _indexed(asm: Assembler, dst: int, offset: int, index: int, width: int) -> N
     asm.map_value(R1, TABLES, offset)
     asm.add(R1, index)
     asm.load(width, dst, R1, 0)
+
+
+@dataclass
+class _DirectPoint:
+    """One value has one rank, and all others have another one."""
+
+    value: int
+    ranks: array[int]
+    by_bytes = False
+
+    def emit(self, asm: Assembler) -> None:
+        _Point(self.value).emit(asm)
+        asm.alu_imm(MUL, R0, self.ranks[0] ^ self.ranks[1], wide=True)
+        asm.alu_imm(XOR, R0, self.ranks[0], wide=True)
+
+
+@dataclass
+class _DirectTable:
+    """One entry a value, of two bytes."""
+
+    values: int
+    at: int
+    by_bytes = False
+
+    def emit(self, asm: Assembler) -> None:
+        asm.alu_imm(AND, R0, self.values - 1)
+        _indexed(asm, R0, self.at, R0, 2)
+
+
+@dataclass
+class _DirectPages:
+    """As `_Pages`, with pages of ranks."""
+
+    count: int
+    top: int
+    pages: int
+    by_bytes = True
+
+    def emit(self, asm: Assembler) -> None:
+        _page(asm, self.top, self.count)
+        _indexed(asm, R0, self.pages, R0, 2)
+
+
+@dataclass
+class _DirectHash:
+    """As `_Hash` with one table, whose slots have the rank: as its difference to that of what has no slot."""
+
+    bits: int  # of a block's values; 0: points
+    table: PerfectHash
+    shifts: int
+    slots: int
+    otherwise: int
+    by_bytes = False
+
+    def emit(self, asm: Assembler) -> None:
+        asm.mov(R2, R0)
+        if self.bits:
+            asm.alu_imm(RSH, R2, self.bits)
+        _find(asm, self.table, self.shifts, self.slots, R2)
+        asm.alu(MUL, R4, R5, wide=True)
+        asm.alu_imm(XOR, R4, self.otherwise, wide=True)
+        asm.mov(R0, R4)
 
 
 class _Point:
@@ -185,17 +285,33 @@ class _Point:
         asm.add_imm(R0, -1)
         asm.alu_imm(RSH, R0, 63, wide=True)
 
+    def direct(self, _: Image, ranks: array[int]) -> Direct | None:
+        return _DirectPoint(self.value, ranks)
+
 
 class _Flat:
     """One entry a value."""
 
     def __init__(self, image: Image, flat: bytes, values: int, width: int) -> None:
-        self.values, self.width = values, width
+        self.values, self.width, self.flat = values, width, flat
         self.at = image.add(flat, len(flat))
+
+    def direct(self, image: Image, ranks: array[int]) -> Direct | None:
+        if self.values > DIRECT_VALUES:
+            return None
+        return _DirectTable(self.values, image.add(_ranked(self.flat, _KINDS[self.width], ranks), 2 * self.values))
 
     def emit(self, asm: Assembler) -> None:
         asm.alu_imm(AND, R0, self.values - 1)  # tells older verifiers what a byte swap or shift left
         _indexed(asm, R0, self.at, R0, self.width)
+
+
+def _page(asm: Assembler, top: int, count: int) -> None:
+    """r0 = index into `count` pages for the value with its upper byte in r5, and its lower one in r0."""
+    _indexed(asm, R5, top, R5, 1)
+    asm.alu_imm(AND, R5, count - 1)
+    asm.alu_imm(LSH, R5, 8)
+    asm.alu(ADD, R0, R5)
 
 
 class _Pages:
@@ -203,18 +319,26 @@ class _Pages:
 
     def __init__(self, image: Image, numbers: list[int], pages: list[bytes], width: int) -> None:
         self.width, self.count = width, power_of_two(len(pages))
-        self.pages = image.add(b"".join(pages), self.count * 256 * width)
+        self.whole = b"".join(pages)
+        self.pages = image.add(self.whole, self.count * 256 * width)
         self.top = image.add(bytes(numbers), len(numbers))
+
+    def direct(self, image: Image, ranks: array[int]) -> Direct | None:
+        if 256 * self.count > DIRECT_VALUES:
+            return None
+        pages = image.add(_ranked(self.whole, _KINDS[self.width], ranks), 2 * 256 * self.count)
+        return _DirectPages(self.count, self.top, pages)
 
     def emit(self, asm: Assembler) -> None:
         asm.alu_imm(AND, R0, 0xFFFF)
         asm.mov(R5, R0)
         asm.alu_imm(RSH, R5, 8)
-        _indexed(asm, R5, self.top, R5, 1)
-        asm.alu_imm(AND, R5, self.count - 1)
-        asm.alu_imm(LSH, R5, 8)
         asm.alu_imm(AND, R0, 0xFF)
-        asm.alu(ADD, R0, R5)
+        self.emit_bytes(asm)
+
+    def emit_bytes(self, asm: Assembler) -> None:
+        """The same for a value whose upper byte is in r5, and its lower one in r0."""
+        _page(asm, self.top, self.count)
         _indexed(asm, R0, self.pages, R0, self.width)
 
 
@@ -232,13 +356,18 @@ class _Hash:
                 shifts = image.add(table.shifts, len(table.shifts))
                 self.at[id(table)] = (shifts, image.add(table.slots, len(table.slots)))
 
-    def emit(self, asm: Assembler, says: list[int]) -> None:
-        """`says`: by class, what whoever asks makes of it; a table whose entries make no difference is left out."""
+    def _needed(self, says: Sequence[int]) -> tuple[PerfectHash | None, PerfectHash | None]:
+        """Tables of blocks and of points, without those whose entries make no difference to whoever asks."""
         blocks, points = self.blocks, self.points
         if all(says[number] == says[0] for number in self.block_classes):
             blocks = None
         if all(says[number] == says[otherwise if blocks else 0] for number, otherwise in self.point_classes):
             points = None
+        return blocks, points
+
+    def emit(self, asm: Assembler, says: list[int]) -> None:
+        """`says`: by class, what whoever asks makes of it; a table whose entries make no difference is left out."""
+        blocks, points = self._needed(says)
         if blocks is not None:
             asm.mov(R2, R0)
             asm.alu_imm(RSH, R2, self.bits)
@@ -263,22 +392,38 @@ class _Hash:
 
     def _find(self, asm: Assembler, table: PerfectHash, key: int) -> None:
         """r4 = class in the slot of `key` (kept), r5 = 1 if the slot is the key's, else 0."""
-        shifts, slots = self.at[id(table)]
-        asm.mov(R5, key)
-        asm.alu_imm(MUL, R5, table.first)
-        asm.alu_imm(RSH, R5, 32 - table.shift_bits)
-        _indexed(asm, R5, shifts, R5, 2)
-        asm.mov(R4, key)
-        asm.alu_imm(MUL, R4, table.second)
-        asm.alu_imm(RSH, R4, 32 - table.slot_bits)
-        asm.alu(XOR, R4, R5)
-        asm.alu_imm(AND, R4, (1 << table.slot_bits) - 1)
-        _indexed(asm, R4, slots, R4, 8)
-        asm.mov(R5, R4)
-        asm.alu(XOR, R5, key)  # 32 bits: 0 when the lower half, the slot's key, is equal
-        asm.add_imm(R5, -1)
-        asm.alu_imm(RSH, R5, 63, wide=True)
-        asm.alu_imm(RSH, R4, 32, wide=True)
+        _find(asm, table, *self.at[id(table)], key)
+
+    def direct(self, image: Image, ranks: array[int]) -> Direct | None:
+        blocks, points = self._needed(ranks)
+        table = blocks or points
+        if table is None or (blocks and points) or 4 << table.slot_bits > DIRECT_VALUES:
+            return None
+        shifts, _ = self.at[id(table)]
+        slots = bytearray(table.slots)
+        for at in range(0, len(slots), 8):
+            key, number = struct.unpack_from("<II", slots, at)
+            struct.pack_into("<II", slots, at, key, ranks[number] ^ ranks[0])
+        return _DirectHash(self.bits if blocks else 0, table, shifts, image.add(bytes(slots), len(slots)), ranks[0])
+
+
+def _find(asm: Assembler, table: PerfectHash, shifts: int, slots: int, key: int) -> None:
+    """r4 = upper half of the slot of `key` (kept), r5 = 1 if the slot is the key's, else 0."""
+    asm.mov(R5, key)
+    asm.alu_imm(MUL, R5, table.first)
+    asm.alu_imm(RSH, R5, 32 - table.shift_bits)
+    _indexed(asm, R5, shifts, R5, 2)
+    asm.mov(R4, key)
+    asm.alu_imm(MUL, R4, table.second)
+    asm.alu_imm(RSH, R4, 32 - table.slot_bits)
+    asm.alu(XOR, R4, R5)
+    asm.alu_imm(AND, R4, (1 << table.slot_bits) - 1)
+    _indexed(asm, R4, slots, R4, 8)
+    asm.mov(R5, R4)
+    asm.alu(XOR, R5, key)  # 32 bits: 0 when the lower half, the slot's key, is equal
+    asm.add_imm(R5, -1)
+    asm.alu_imm(RSH, R5, 63, wide=True)
+    asm.alu_imm(RSH, R4, 32, wide=True)
 
 
 class _Trie:
@@ -332,6 +477,9 @@ class _Trie:
         self.top = image.add(top.tobytes(), len(top) * 2)
         self.count = power_of_two(len(nodes))
         self.nodes = image.add(b"".join(nodes), self.count * _NODE_BYTES)
+
+    def direct(self, *_: object) -> Direct | None:
+        return None
 
     def emit(self, asm: Assembler) -> None:
         asm.mov(R5, R0)

@@ -4,6 +4,7 @@
 #
 #   throughwire-agent.sh [-p PORT] [-i SECONDS] [-s COMMAND] [-a FILTER] [-c FOLDER] [-f FIFO]    run as the agent
 #   throughwire-agent.sh [-f FIFO] accept [FILTER] | drain on|off | bypass on|off [WHY] | tags on|off    tell the agent
+#   throughwire-agent.sh [-f FIFO] takes NAME...
 #   throughwire-agent.sh [-f FIFO] shunt tcp|udp LAN:PORT WAN:PORT [SECONDS] | unshunt tcp|udp LAN:PORT WAN:PORT
 set -u
 
@@ -75,6 +76,13 @@ if [ $# -gt 0 ]; then
 	[ -p "$fifo" ] || die "$fifo does not exist: is the agent running?"
 	case $1 in
 	accept) line="{\"type\":\"accept\",\"filter\":\"$(plain "${2-}" 1024)\"}" ;;
+	takes)
+		[ $# -gt 1 ] || usage
+		shift
+		names=
+		for name; do names="$names,\"$(plain "$name" 64)\""; done
+		line="{\"type\":\"accept\",\"names\":[${names#,}]}"
+		;;
 	drain | tags) line="{\"type\":\"$1\",\"on\":$(switch "${2-}")}" || exit 2 ;;
 	bypass) line="{\"type\":\"bypass\",\"on\":$(switch "${2-}"),\"why\":\"$(plain "${3-}" 200)\"}" || exit 2 ;;
 	shunt) line=$(shunt true "${2-}" "${3-}" "${4-}" "${5-}") || exit 2 ;;

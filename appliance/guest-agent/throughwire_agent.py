@@ -3,8 +3,9 @@
 """The guest agent in Python: one file, standard library only, Python 3.7 or newer. The protocol is in README.md.
 
     throughwire_agent.py [--port PORT] [--interval S] [--status CMD] [--accept FILTER] [--checks DIR] [--socket PATH]
-    throughwire_agent.py [--socket PATH] accept [FILTER] | drain on|off | bypass on|off [WHY] | tags on|off
-                                         | shunt tcp|udp LAN:PORT WAN:PORT [SECONDS] | unshunt tcp|udp LAN:PORT WAN:PORT
+    throughwire_agent.py [--socket PATH] accept [FILTER] | takes NAME... | drain on|off | bypass on|off [WHY]
+                                         | tags on|off | shunt tcp|udp LAN:PORT WAN:PORT [SECONDS]
+                                         | unshunt tcp|udp LAN:PORT WAN:PORT
 
 The first form runs as the agent; the second sends an order to the running agent and prints the host's answer.
 """
@@ -246,6 +247,8 @@ def tell(options: argparse.Namespace) -> int:
     kind, rest = words[0], words[1:]
     if kind == "accept":
         message = {"type": "accept", "filter": " ".join(rest) or None}
+    elif kind == "takes" and rest:
+        message = {"type": "accept", "names": rest}
     elif kind in ("drain", "bypass", "tags") and rest and rest[0] in ("on", "off"):
         message = {"type": kind, "on": rest[0] == "on"}
         if kind == "bypass":

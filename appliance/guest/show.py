@@ -78,6 +78,7 @@ def _agent(guest: Guest) -> guests.Agent:
         version=agent.hello.version,
         capabilities=list(agent.hello.capabilities),
         accept=agent.accept,
+        accept_names=list(agent.accept_names),
         accept_refused=agent.accept_refused,
         tags=agent.tags,
         unanswered=agent.unanswered,

@@ -102,6 +102,19 @@ int limit_back(struct xdp_md *ctx)
 	return bpf_redirect_map(&limit_tx, 1, XDP_DROP);
 }
 
+/* A guest in the kernel: what comes in at one of its devices goes out by the other one. Ours, and that of the limit. */
+SEC("xdp")
+int guest(struct xdp_md *ctx)
+{
+	return bpf_redirect_map(&limit_tx, 2, XDP_DROP);
+}
+
+SEC("xdp")
+int guest0(struct xdp_md *ctx)
+{
+	return bpf_redirect_map(&limit_tx, 3, XDP_DROP);
+}
+
 /* Attached where frames arrive at the far host. */
 SEC("xdp")
 int sink(struct xdp_md *ctx)

@@ -20,6 +20,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -33,6 +34,7 @@ from tests.support.pcap_corpus import ALL_SETS, frames_for, rule_set
 FRAME_BYTES = 96
 FRAMES = 1024
 REPEAT = 40_000
+MANY_RULES = 1024
 
 
 @dataclass
@@ -170,6 +172,20 @@ def measure(name: str, texts: list[str], rounds: int, *, chain: bool = True) -> 
         loaded.close()
     loader.close(bench.array, bench.empty, *bench.drivers)
     return rows
+
+
+def rows(rules: int = MANY_RULES, rounds: int = 7) -> list[dict[str, Any]]:
+    """All kinds of sets of so many rules, as `make bench` measures them: as the appliance compiles them."""
+    found: list[dict[str, Any]] = []
+    for name in ALL_SETS:
+        pcap.forget()
+        for row in measure(name, rule_set(name, rules), rounds, chain=False):
+            found.append({
+                "set": row.set, "rules": row.rules, "method": row.method, "none_ns": round(row.none_ns, 1),
+                "random_ns": round(row.random_ns, 1), "table_bytes": row.table_bytes,
+                "generate_ms": row.generate_ms, "load_ms": row.load_ms,
+            })  # fmt: skip
+    return found
 
 
 def main() -> None:

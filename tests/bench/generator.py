@@ -102,6 +102,13 @@ class Generator:
         ((_, begin, stamp, stamped),) = self._counted(SENT)
         return max(BATCH, round(stamped / (stamp - begin) * 1e9 * seconds / shares))
 
+    def sending(self, count: int) -> float:
+        """Send a frame of 64 bytes `count` times; frames a second that are sent, whether they arrive or not."""
+        self._zero()
+        self._run(frame(64), count)
+        ((_, begin, stamp, stamped),) = self._counted(SENT)
+        return stamped / (stamp - begin) * 1e9
+
     def burst(self, size: str, count: int, settle: float = 0.0) -> Rate:
         """Send the mix `count` times and count arrivals; `settle` seconds more for implementations with queues."""
         sent = arrived = stamped = elapsed = 0

@@ -20,9 +20,11 @@ from simulator.netns import run
 
 from appliance.config.check.load import loads
 from appliance.counted import counted
+from appliance.guest.port import tap
 from appliance.steering.datapath import Datapath
 from appliance.steering.kernel.layout import Side
 from appliance.steering.kernel.shunted_flow import flow_of
+from tests.bench import topology
 from tests.bench.generator import Generator, frame
 from tests.bench.topology import index
 
@@ -30,6 +32,7 @@ BPF_OBJECT = Path("build/bpf/steer.bpf.o")
 FAR_NS = 1 << 62
 TAPS = ("tapl", "tapw")
 LIMIT_TAPS = ("tapl0", "tapw0")
+VETHS, LIMIT_VETHS = ("hopl", "hopw"), ("hopl0", "hopw0")
 MISSING_PORT = 60000  # no generated frame goes to this port
 
 
@@ -81,7 +84,48 @@ def limit_echo(generator: Generator) -> Iterator[None]:
                 os.close(link)
 
 
-LIMITS: dict[str, Callable[[Generator], AbstractContextManager[object]]] = {"straight": limit, "one guest": limit_echo}
+@contextmanager
+def limit_hand_over(generator: Generator) -> Iterator[None]:
+    """A bare redirect to a tap that is open, and that nobody reads."""
+    with open_taps(LIMIT_TAPS[:1]):
+        generator.update(generator.limit_tx, 0, struct.pack("=I", index(LIMIT_TAPS[0])))
+        link = generator.attach("limit", "lan0")
+        try:
+            yield
+        finally:
+            os.close(link)
+
+
+@contextmanager
+def limit_kernel_guest(generator: Generator) -> Iterator[None]:
+    """Three bare redirects: into a guest in the kernel, through it, and out."""
+    with kernel_guest(generator, LIMIT_VETHS, "guest0", 3):
+        generator.update(generator.limit_tx, 0, struct.pack("=I", index(LIMIT_VETHS[0])))
+        generator.update(generator.limit_tx, 1, struct.pack("=I", index("wan0")))
+        links = [generator.attach("limit", "lan0"), generator.attach("limit_back", LIMIT_VETHS[1])]
+        try:
+            yield
+        finally:
+            for link in links:
+                os.close(link)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A path with its limit. `settle`: seconds until the queues of the limit are empty. `sent`: the rate is that of the
+    frames sent, because none arrives."""
+
+    limit: Callable[[Generator], AbstractContextManager[object]]
+    settle: float = 0.0
+    sent: bool = False
+
+
+WAYS = {
+    "straight": Way(limit),
+    "hand-over": Way(limit_hand_over, sent=True),
+    "kernel guest": Way(limit_kernel_guest),
+    "one guest": Way(limit_echo, settle=0.05),
+}
 
 
 # -- ours
@@ -152,22 +196,28 @@ def throughwire_shunted(_: Generator) -> Iterator[None]:
             datapath.unload()
 
 
-@contextmanager
-def throughwire_echo(_: Generator) -> Iterator[None]:
-    """Through one guest, replaced by the echo, on every frame."""
+def through_guest(
+    place: Callable[[Generator], AbstractContextManager[object]], names: tuple[str, str]
+) -> Callable[[Generator], AbstractContextManager[object]]:
+    """Every frame to one guest, by these devices, which `place` makes with what stands for the guest."""
     text = SEGMENT + '[[guest]]\nname = "g"\nkernel = "none"\n[[rule]]\nname = "all"\npath = ["g"]\n'
-    with echo():
-        datapath = Datapath.open(BPF_OBJECT)
-        try:
-            datapath.attach_segment("main", "lan", "wan", "xdp", whole=True)
-            for side, tap in zip((Side.LAN, Side.WAN), TAPS, strict=True):
-                datapath.attach_hop(tap, "g", "main", side)
-            datapath.set_policy(loads(text, "bench"))
-            datapath.leases.renew_supervisor(FAR_NS)
-            datapath.leases.renew("g", FAR_NS)
-            yield
-        finally:
-            datapath.unload()
+
+    @contextmanager
+    def put(generator: Generator) -> Iterator[None]:
+        with place(generator):
+            datapath = Datapath.open(BPF_OBJECT)
+            try:
+                datapath.attach_segment("main", "lan", "wan", "xdp", whole=True)
+                for side, device in zip((Side.LAN, Side.WAN), names, strict=True):
+                    datapath.attach_hop(device, "g", "main", side)
+                datapath.set_policy(loads(text, "bench"))
+                datapath.leases.renew_supervisor(FAR_NS)
+                datapath.leases.renew("g", FAR_NS)
+                yield
+            finally:
+                datapath.unload()
+
+    return put
 
 
 # -- the peers
@@ -265,14 +315,14 @@ def open_vswitch(_: Generator) -> Iterator[None]:
 @contextmanager
 def taps(names: tuple[str, str]) -> Iterator[None]:
     """Two taps."""
-    for tap in names:
-        run("ip", "tuntap", "add", tap, "mode", "tap")
-        run("ip", "link", "set", tap, "up", "mtu", "1600")
+    for name in names:
+        run("ip", "tuntap", "add", name, "mode", "tap")
+        run("ip", "link", "set", name, "up", "mtu", "1600")
     try:
         yield
     finally:
-        for tap in names:
-            run("ip", "link", "del", tap)
+        for name in names:
+            run("ip", "link", "del", name)
 
 
 @contextmanager
@@ -293,11 +343,46 @@ def echo(names: tuple[str, str] = TAPS) -> Iterator[None]:
             process.wait()
 
 
+@contextmanager
+def open_taps(names: tuple[str, ...]) -> Iterator[None]:
+    """Taps that are open, and that nobody reads: once their queues are full, each frame is handed over and dropped."""
+    opened = [tap.open_tap(name) for name in names]
+    try:
+        for name in names:
+            run("ip", "link", "set", name, "up", "mtu", "1600")
+        yield
+    finally:
+        for fd in opened:
+            os.close(fd)
+        for name in names:
+            run("ip", "link", "del", name)
+
+
+@contextmanager
+def kernel_guest(generator: Generator, names: tuple[str, str], program: str, place: int) -> Iterator[None]:
+    """A guest in the kernel: two wires, and at their other ends a bare redirect from the first to the second one."""
+    inside = [f"{name}g" for name in names]
+    for name, other in zip(names, inside, strict=True):
+        topology.wire(name, other)
+    try:
+        generator.update(generator.limit_tx, place, struct.pack("=I", index(inside[1])))
+        # both ends of a wire have a program: one that frames are sent to by XDP needs it at its other end
+        links = [generator.attach(program, inside[0]), generator.attach("nothing", inside[1])]
+        try:
+            yield
+        finally:
+            for link in links:
+                os.close(link)
+    finally:
+        for name in names:
+            run("ip", "link", "del", name)
+
+
 def subjects() -> list[Subject]:
     """All implementations that are compared with the limit of their path."""
     ovs = "" if shutil.which("ovs-vswitchd") else "not installed (apt-get install openvswitch-switch)"
     ours = [Subject("throughwire", "straight", throughwire(0, "none"))]
-    for count in (1, 8, 64, 256):
+    for count in (1, 8, 64, 256, 1024):
         ours += [Subject("throughwire", "straight", throughwire(count, m), count, m) for m in ("first", "last", "none")]
     return [
         *ours,
@@ -308,5 +393,12 @@ def subjects() -> list[Subject]:
         Subject("AF_PACKET loop", "straight", python_process(AF_PACKET), settle=0.2),
         Subject("scapy bridge_and_sniff", "straight", python_process(SCAPY), settle=0.2),
         Subject("Open vSwitch userspace", "straight", open_vswitch, settle=0.2, skip=ovs),
-        Subject("throughwire", "one guest", throughwire_echo, settle=0.05),
+        Subject("throughwire", "hand-over", through_guest(lambda _: open_taps(TAPS), TAPS), one_flow=True),
+        Subject(
+            "throughwire",
+            "kernel guest",
+            through_guest(lambda g: kernel_guest(g, VETHS, "guest", 2), VETHS),
+            one_flow=True,
+        ),
+        Subject("throughwire", "one guest", through_guest(lambda _: echo(), TAPS), settle=0.05),
     ]

@@ -21,11 +21,16 @@ def build() -> None:
     """Create the pairs. GRO enables a veth's NAPI, without which it drops frames that XDP sends to it."""
     run("ip", "link", "set", "lo", "up")
     for left, right in PAIRS:
-        run("ip", "link", "add", left, "type", "veth", "peer", "name", right)
-        for name in (left, right):
-            run("sysctl", "-qw", f"net.ipv6.conf.{name}.disable_ipv6=1")
-            run("ethtool", "-K", name, "gro", "on")
-            run("ip", "link", "set", name, "up", "promisc", "on")
+        wire(left, right)
+
+
+def wire(left: str, right: str) -> None:
+    """A pair of devices to which XDP can send."""
+    run("ip", "link", "add", left, "type", "veth", "peer", "name", right)
+    for name in (left, right):
+        run("sysctl", "-qw", f"net.ipv6.conf.{name}.disable_ipv6=1")
+        run("ethtool", "-K", name, "gro", "on")
+        run("ip", "link", "set", name, "up", "promisc", "on")
 
 
 def reach(name: str) -> None:

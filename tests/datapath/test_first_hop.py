@@ -8,12 +8,13 @@ here, that it is done, and for which frames it is not.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from scapy.layers.inet import TCP
 
-from appliance.config.schema.model import Config, Group, Guest, Member, Rule, Segment
+from appliance.config.schema.model import Config, Group, Guest, Member, Rule, Segment, Shunts
 from appliance.steering.explain.model import Where
 from appliance.steering.kernel import layout
 from appliance.steering.kernel.layout import Outcome, Role, Side, slot
@@ -167,3 +168,84 @@ def test_recorded_like_any_other(make: Make) -> None:
     assert {(one.data, one.length, one.side) for one in kept} == {
         ((tcp(back=True) + bytes(40))[:64], len(tcp()) + 40, Side.WAN)
     }
+
+
+# From a hop to the next one
+
+BACK = [Where(Role.HOP, 0, Side.WAN, 1), Where(Role.HOP, 0, Side.LAN, 3)]
+"""Out of the first hop of a path towards the WAN, and out of the last one towards the LAN."""
+
+
+def goes_on(twin: Twin, where: Where, frame: bytes) -> bool:
+    """Whether a hop's frame gets to the next hop without the dispatch. A flow is calm for a second after it was noted,
+    in which a busy machine may not come to the second frame: so it is tried again."""
+    for _ in range(3):
+        twin.both(where, frame)
+    return any(_goes_on(twin, where, frame) for _ in range(3))
+
+
+def _goes_on(twin: Twin, where: Where, frame: bytes) -> bool:
+    entry, programs = twin.datapath.kernel.programs["entry_xdp"], twin.maps["xdp_programs"]
+    twin.run_plain(entry, where, frame, "xdp")
+    before = twin.counted(where)[Outcome.TO_HOP]
+    programs.delete(layout.PROGRAM_DISPATCH)
+    try:
+        twin.run_plain(entry, where, frame, "xdp")
+        return twin.counted(where)[Outcome.TO_HOP] == before + 1
+    finally:
+        programs.set(layout.PROGRAM_DISPATCH, twin.datapath.kernel.programs["dispatch_xdp"])
+
+
+@pytest.mark.parametrize("path", [("a", "b", "c"), ("even", "c")])
+def test_frames_of_calm_flows_go_on_to_the_next_hop(make: Make, path: tuple[str, ...]) -> None:
+    """In both directions, counted as by the other programs: at the tap and the hop, and not at the rule once more."""
+    twin = make(Rule(name="r", path=path))
+    twin.repeats = 2
+    for where in BACK:
+        for frame in PLAIN.values():
+            assert goes_on(twin, where, frame)
+
+
+def test_a_hop_is_the_second_one_of_no_rule_with_shunts(make: Make, bpf_object: Path) -> None:
+    """A rule whose hops may shunt flows is left to the walk, which looks for them."""
+    twin = make(Rule(name="r", path=("a", "b", "c")))
+    assert goes_on(twin, BACK[0], tcp())
+    may = Twin(
+        bpf_object,
+        Config(
+            segment=(Segment(name="main", lan="lan0", wan="wan0"),),
+            guest=(Guest(name="a"), Guest(name="b", shunts=Shunts(max=10)), Guest(name="c")),
+            rule=(Rule(name="r", path=("a", "b", "c")),),
+        ),
+    )
+    try:
+        may.attach()
+        may.supervise()
+        for name in ("a", "b", "c"):
+            may.lease(name)
+        assert not goes_on(may, BACK[0], tcp())
+    finally:
+        may.close()
+
+
+def test_what_of_a_hop_goes_the_long_way(make: Make) -> None:
+    """A next hop that is drained, limited or not available, tags, `accept` filters, rules that demand all hops, and
+    frames that open or close a flow, or have none."""
+    path = ("a", "b", "c")
+    twin = make(Rule(name="r", path=path))
+    assert goes_on(twin, BACK[0], tcp())
+    for frame in (tcp(flags="S"), tcp(flags="FA"), KINDS["vlan"], KINDS["arp"]):
+        assert not goes_on(twin, BACK[0], frame)
+    assert not goes_on(make(Rule(name="r", path=path), accept="tcp"), BACK[0], tcp())
+    assert not goes_on(make(Rule(name="r", path=path, require="all")), BACK[0], tcp())
+    tagged = make(Rule(name="r", path=path), tags=True)
+    assert not goes_on(tagged, replace(BACK[0], tags=True), tcp())
+    twin.lease("b", draining=True)
+    assert not goes_on(twin, BACK[0], tcp())
+    twin.lease("b")
+    assert goes_on(twin, BACK[0], tcp())
+    twin.gate("b", Side.LAN, 1)
+    assert not goes_on(twin, BACK[0], tcp())
+    twin.gate("b", Side.LAN, 0)
+    twin.lease("b", good=False)
+    assert not goes_on(twin, BACK[0], tcp())

@@ -42,9 +42,13 @@ def flooded(bpf_object: Path, *more: object) -> Any:
 
 
 def flooded_once(bpf_object: Path, *more: object) -> Any:
-    words = ["--interval", "100ms", "--misses", "3", "--capacity", CAPACITY, *more]
+    return ran("flooded_guest", bpf_object, "--interval", "100ms", "--misses", "3", "--capacity", CAPACITY, *more)
+
+
+def ran(program: str, bpf_object: Path, *words: object) -> Any:
+    """What one of the separate programs found."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.flooded_guest", str(bpf_object), *map(str, words)],
+        [sys.executable, "-m", f"tests.support.{program}", str(bpf_object), *map(str, words)],
         cwd=REPOSITORY,
         env=ENVIRONMENT,
         capture_output=True,
@@ -54,6 +58,14 @@ def flooded_once(bpf_object: Path, *more: object) -> Any:
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def test_a_process_that_is_stopped_is_bypassed_again_and_again(bpf_object: Path) -> None:
+    """As `make health-figures` measures it, with heartbeats that the process does not miss otherwise."""
+    words = ["--interval", "100ms", "--misses", "3", "--rate", "100", "--runs", "2", "--steady", "0.5"]
+    found = ran("stopped_guest", bpf_object, *words)
+    assert (len(found["runs"]), found["failed"]) == (2, [])
+    assert all(silence_ms > 100 and lost > 0 for silence_ms, lost in found["runs"]), found
 
 
 @pytest.mark.parametrize("mode", ["xdp", "tc"])

@@ -6,13 +6,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from simulator import Board
 
-from tests.support import board_appliance
+from tests.support import board_appliance, board_traffic
 from tests.support.board_admin import commit
 
+GUEST, RULE = board_appliance.GUEST, board_appliance.RULE
 GROUP = "/sys/fs/cgroup/bypass-guests/ips1"
 
 
@@ -102,21 +104,14 @@ def test_images_are_imported_and_taken_back(board: Board, guest: dict[str, objec
 
 SECOND = "second"
 MEMORY_MIB = 96  # its kernel leaves half of it; two ports with frames of 3,498 bytes need some
-DEMO = "/usr/share/bypass/guest-demo"
 
 
 @pytest.fixture
 def second(board: Board, guest: dict[str, object]) -> Iterator[str]:
     """One more guest, committed and removed again."""
-    settings = (
-        *(("kernel", f"{DEMO}/bzImage"), ("initrd", f"{DEMO}/initrd.gz"), ("cmdline", "console=ttyS0 quiet")),
-        *(("memory", f"{MEMORY_MIB}M"), ("autostart", "false"), ("probes", "1", "kind", "inband")),
-        *(("probes", "1", "interval", "100ms"),),
-    )
-    commit(board, *(("set", "guest", SECOND, *words) for words in settings))
+    commit(board, *board_appliance.like_demo_guest(board, SECOND, MEMORY_MIB))
     yield SECOND
-    commit(board, ("delete", "guest", SECOND))
-    board_appliance.wait_until(board, lambda: not board_appliance.guest(board, SECOND), "the second guest is gone")
+    board_appliance.remove_guest(board, SECOND)
 
 
 def files(board: Board, pid: object) -> list[str]:
@@ -187,3 +182,47 @@ def test_huge_pages_are_there_when_a_guest_wants_them(board: Board, second: str)
 def _with_process(board: Board, name: str) -> dict[str, object]:
     row = board_appliance.guest(board, name)
     return row if row.get("pid") else {}
+
+
+@pytest.fixture
+def mirror(board: Board, second: str) -> Iterator[str]:
+    """The second guest as a mirror beside the first one, both with the limits that suit the board's speed."""
+    board_appliance.offer(board)
+    board.sh(f"bypass guest {second} start")
+    board_appliance.wait_serving(board, second)
+    before = board_appliance.segment(board)["attach"]
+    commit(board, ("set", "rule", RULE, "mirrors", second, "beside", GUEST))
+    yield second
+    commit(board, ("delete", "rule", RULE, "mirrors"))
+    assert board_appliance.segment(board)["attach"] == before
+    board_appliance.wait_healthy(board)
+
+
+def test_a_canary_is_compared_and_changes_places(board: Board, mirror: str, tmp_path: Path) -> None:
+    """Copies of real traffic, the command's verdict on them, the promotion as a commit, and the way back.
+
+    The two guests are alike, so they must treat all frames alike; one of two emulated ones may be slower, which is then
+    said. No frame is lost by a change of places, and none leaves twice.
+    """
+    assert board_appliance.segment(board)["attach"] == "tc"
+    assert board_appliance.mirror_beside(board, mirror) == GUEST
+    rate = min(board_traffic.FRAMES, board.pace.frames)
+    with board_traffic.frames(board, tmp_path, rate) as streams:
+        told = board_appliance.ask(board, f"canary {mirror} compare {round(board.pace.wait(10))}")
+        assert told["compared_frames"] > 0, told
+        assert told["different_frames"] == 0, told
+        assert told["as_before"] is not bool(told["slower"]), told
+        assert all(row["alike"] and row["hop"] == "forwarded" for row in told["verdicts"]), told
+        for words, inline, copied in (("promote", mirror, GUEST), ("demote", GUEST, mirror)):
+            board.sh(f"bypass canary {mirror} {words}")
+            assert board_appliance.mirror_beside(board, copied) == inline
+            (rule,) = (row for row in board_appliance.show(board, "rules") if row["name"] == RULE)
+            assert rule["path"] == [inline]
+            assert board_appliance.show(board, "commits")[0]["comment"] == f"canary {mirror} {words}"
+            before = {hop: board_appliance.frames_to(board, hop) for hop in (inline, copied)}
+            board_traffic.carried(board, streams, time.monotonic_ns())
+            after = {hop: board_appliance.frames_to(board, hop) for hop in (inline, copied)}
+            assert after[inline] > before[inline]
+            assert after[copied] == before[copied]
+    reports = [stream.stop() for stream in streams]
+    assert [(report.lost, report.duplicates) for report in reports] == [(0, 0), (0, 0)]

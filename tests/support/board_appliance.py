@@ -170,6 +170,41 @@ def replaced(board: Board, path: str, change: Callable[[str], str], apply: Calla
         wait_healthy(board)
 
 
+DEMO_GUEST = "/usr/share/bypass/guest-demo"
+
+
+def like_demo_guest(board: Board, name: str, memory_mib: int) -> list[tuple[str, ...]]:
+    """Changes that add a guest with the demo guest's kernel and application, which does not start by itself.
+
+    How many heartbeats it may miss follows from the board's speed, as for the demo guest, once that is measured.
+    """
+    settings = [
+        *(("kernel", f"{DEMO_GUEST}/bzImage"), ("initrd", f"{DEMO_GUEST}/initrd.gz")),
+        *(("cmdline", "console=ttyS0 quiet"), ("memory", f"{memory_mib}M"), ("autostart", "false")),
+        *(("probes", "1", "kind", "inband"), ("probes", "1", "interval", "100ms")),
+    ]
+    if board.pace.tried:
+        settings.append(("probes", "1", "misses", str(board.pace.misses)))
+    return [("set", "guest", name, *words) for words in settings]
+
+
+def mirror_beside(board: Board, name: str) -> str:
+    """The hop beside which a hop is a mirror; "" if it is none."""
+    rows = show(board, "mirrors") or []
+    return next((row["beside"][0] for row in rows if row["name"] == name), "")
+
+
+def frames_to(board: Board, name: str) -> int:
+    """Frames that a hop has got as an inline one, since the datapath was loaded."""
+    return int(show(board, "counters")["hops"][name]["to_frames"])
+
+
+def remove_guest(board: Board, name: str) -> None:
+    """Remove a guest, and wait until it is gone."""
+    commit(board, ("delete", "guest", name))
+    wait_until(board, lambda: not guest(board, name), f"guest {name} is gone")
+
+
 def write(board: Board, path: str, text: str) -> None:
     board.sh(f"printf %s {shlex.quote(text)} >{path}")
 

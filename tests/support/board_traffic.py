@@ -15,11 +15,11 @@ FRAMES = 100  # a second
 
 
 @contextmanager
-def frames(board: Board, folder: Path) -> Iterator[tuple[Stream, Stream]]:
-    """Numbered frames in both directions while the block runs."""
-    up = Stream(board.lan, board.wan, folder / "up", FRAMES)
+def frames(board: Board, folder: Path, rate: int = FRAMES) -> Iterator[tuple[Stream, Stream]]:
+    """Numbered frames in both directions, so many a second each, while the block runs."""
+    up = Stream(board.lan, board.wan, folder / "up", rate)
     try:
-        down = Stream(board.wan, board.lan, folder / "down", FRAMES)
+        down = Stream(board.wan, board.lan, folder / "down", rate)
         try:
             yield up, down
         finally:

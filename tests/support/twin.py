@@ -10,6 +10,8 @@ import copy
 import ctypes
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from socket import htonl
@@ -232,6 +234,13 @@ class Twin:
 
     def run_plain(self, program: int, where: Where, frame: bytes, kind: str) -> tuple[int, bytes]:
         """The action, and the frame afterwards, by this program; from a device without a trace, as in service."""
+        with self.plain(where, frame):
+            action, out, _ = libbpf.run_frame(program, frame, 1)
+        return action, out
+
+    @contextmanager
+    def plain(self, where: Where, frame: bytes) -> Iterator[None]:
+        """The loopback device is this one, without a trace, as in service; what a port's own program may do fits."""
         port = slot(0, where.segment, where.side)
         leaves = port ^ 1 if where.role is Role.PORT else port
         longest = self.state.longest.get(leaves, layout.NO_MATCH)
@@ -250,11 +259,10 @@ class Twin:
         in_one_piece = longest if len(frame) < LONGEST_PIECE else 0
         self.datapath.kernel.own_ways.write(0, in_one_piece, port)
         try:
-            action, out, _ = libbpf.run_frame(program, frame, 1)
+            yield
         finally:
             self.maps["devices"].set(LOOPBACK, layout.DeviceValue())
             self.datapath.kernel.own_ways.write(0, 0, port)
-        return action, out
 
     def counted_by_rule(self, index: int | None) -> tuple[int, int]:
         """Frames and bytes of a rule."""

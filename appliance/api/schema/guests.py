@@ -53,7 +53,8 @@ class Agent(Answer):
     name: str
     version: Annotated[int, Meta(description="of the protocol; 0: no hello was received yet")]
     capabilities: list[str]
-    accept: str
+    accept: Annotated[str, Meta(description="pcap filter of the frames that it asked for")]
+    accept_names: Annotated[list[str], Meta(description="by which it asked for them; empty: by the filter")]
     accept_refused: str
     tags: bool
     unanswered: int

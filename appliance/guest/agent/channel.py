@@ -53,10 +53,14 @@ class Heartbeat(msgspec.Struct, tag_field="type", tag="heartbeat", frozen=True):
 
 
 class Accept(msgspec.Struct, tag_field="type", tag="accept", frozen=True):
-    """The frames that the guest can process, as a pcap filter; "" or null: whatever the administrator allows."""
+    """The frames that the guest can process, as a pcap filter; "" or null: whatever the administrator allows.
+
+    `names`: the same in words (traffic_names.py), instead of a filter.
+    """
 
     filter: Annotated[str, msgspec.Meta(max_length=1024)] | None = None
     id: _Id | None = None
+    names: Annotated[tuple[_Word, ...], msgspec.Meta(max_length=32)] = ()
 
 
 class Drain(msgspec.Struct, tag_field="type", tag="drain", frozen=True):

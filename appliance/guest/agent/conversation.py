@@ -19,6 +19,7 @@ from typing import Protocol, TypeVar
 
 from appliance.errors import BypassError, RefusedError, UnreachableError
 from appliance.guest.agent.channel import Accept, Bypass, Drain, Heartbeat, Hello, Message, Result, Shunt, Tags
+from appliance.guest.agent.traffic_names import filter_of
 
 log = logging.getLogger(__name__)
 M = TypeVar("M", Accept | Tags, Drain | Bypass)
@@ -68,6 +69,7 @@ class Agent:
         self.hello = Hello()
         self.accept = ""
         self.accept_refused = ""
+        self.accept_names: tuple[str, ...] = ()
         self.tags = False
         self.unanswered = 0  # answers that the agent did not read
         self._numbers = itertools.count(1)
@@ -178,14 +180,18 @@ class Agent:
     async def _register(self, message: Accept) -> None:
         text = (message.filter or "").strip()
         try:
+            if message.names and text:
+                raise RefusedError("either a filter or names")
+            text = text or filter_of(message.names)
             await self._host.narrow(text)
         except BypassError as error:
             self.accept_refused = str(error)
             log.warning("guest %s: its agent's filter is refused: %s", self._name, error)
             self._answer("accept", message.id, why=str(error))
             return
-        self.accept, self.accept_refused = text, ""
-        log.info("guest %s: its agent %s", self._name, f"accepts: {text}" if text else "withdrew its filter")
+        self.accept, self.accept_refused, self.accept_names = text, "", message.names
+        what = f"accepts {', '.join(message.names)}: {text}" if message.names else f"accepts: {text}"
+        log.info("guest %s: its agent %s", self._name, what if text else "withdrew its filter")
         self._answer("accept", message.id)
 
     async def _use_tags(self, message: Tags) -> None:

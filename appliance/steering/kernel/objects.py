@@ -23,6 +23,7 @@ from appliance.system import libbpf
 PROGRAMS = (
     "entry_filling_xdp",
     "found_xdp",
+    "onward_xdp",
     "strip_tc",
     "restore_tc",
     "clamp_tc",
@@ -139,6 +140,7 @@ class Kernel:
             for name, slot in _SLOTS.items():
                 self.maps[f"{kind}_programs"].set(slot, self.programs[f"{name}_{kind}"])
         self.maps["xdp_programs"].set(layout.PROGRAM_FOUND, self.programs["found_xdp"])
+        self.maps["xdp_programs"].set(layout.PROGRAM_ONWARD, self.programs["onward_xdp"])
         if not was_there:
             no_rule = layout.SegmentValue(constant_rule=layout.NO_MATCH)
             self.maps["segments"].set_all(dict.fromkeys(range(2 * layout.MAX_SEGMENTS), no_rule))

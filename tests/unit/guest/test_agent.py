@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+import msgspec
 import pytest
+from boardspec import REPO
 
 from appliance.errors import BypassError, FilterError, NotFoundError, RefusedError, UnreachableError
 from appliance.filter import untrusted
 from appliance.guest.agent import conversation as agent_module
 from appliance.guest.agent.channel import Accept, Bypass, Drain, Heartbeat, Hello, Inbox, Message, Result, Shunt, Tags
 from appliance.guest.agent.conversation import CHECKS, Agent
+from appliance.guest.agent.traffic_names import NAMES, filter_of
 from appliance.steering.overlay import MAX_QUARANTINED, Overlay, Quarantined
 from appliance.steering.overlay_editor import GuestPolicy, compile_filter
 
@@ -166,6 +170,47 @@ def test_a_refusal_says_why_and_changes_nothing(host: Host) -> None:
 
     run(body)
     assert [(told["ok"], told["why"]) for told in host.told] == [(False, "not allowed here")] * 2
+
+
+def test_what_a_guest_takes_may_be_named(host: Host) -> None:
+    """The names become one filter, once each; an unknown one, or a filter as well, changes nothing."""
+
+    async def body() -> None:
+        agent = Agent("ips1", host)
+        requests: tuple[dict[str, object], ...] = (
+            {"names": ["http", "dns", "http"]},
+            {"names": ["http", "gopher"]},
+            {"names": ["http"], "filter": "ip"},
+        )
+        for number, request in enumerate(requests, 1):
+            agent.on_message(msgspec.convert({"type": "accept", "id": number, **request}, Accept))
+            await settled(host, number)
+            assert agent.accept == "tcp port 80 or port 53 or tcp port 853"
+            assert agent.accept_names == ("http", "dns", "http")
+        agent.on_message(Accept("tcp", 4))
+        await settled(host, 4)
+        assert (agent.accept, agent.accept_names) == ("tcp", ())
+        agent.close()
+
+    run(body)
+    assert [told["ok"] for told in host.told] == [True, False, False, True]
+    assert '"gopher" is no name of traffic; there are: ipv4' in str(host.told[1]["why"])
+    assert host.told[2]["why"] == "either a filter or names"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_may_be_asked_for(name: str) -> None:
+    """Its filter is one that an agent could have sent, and compiles; so do all of them together."""
+    for text in (filter_of([name]), filter_of(list(NAMES))):
+        untrusted.check(text, compile_filter)
+
+
+def test_every_name_is_documented() -> None:
+    """In the protocol's description, and none that does not exist."""
+    text = (REPO / "appliance/guest-agent/README.md").read_text()
+    table = text.partition("#### Names of traffic")[2].partition("#### Shunts")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    assert [name for row in rows for name in re.findall("`([a-z0-9]+)`", row.split("|")[1])] == list(NAMES)
 
 
 def test_of_many_filters_only_the_newest_is_tried(host: Host) -> None:

@@ -24,6 +24,7 @@ from appliance.guest.agent import conversation
 from appliance.guest.agent.channel import Inbox, Shunt
 from appliance.guest.agent.conversation import Agent
 
+NAMED = "tcp port 80 or tcp port 23"
 FOLDER = Path(__file__).resolve().parents[3] / "appliance/guest-agent"
 SHELLS = [words for words in (["dash"], ["busybox", "sh"], ["bash", "--posix"]) if shutil.which(words[0])]
 AGENTS = [
@@ -196,6 +197,8 @@ def test_orders_from_inside_the_guest_reach_the_host(
             await made.until(lambda: ("accept", "udp") in made.host.wishes)
             words = [wish[:2] for wish in made.host.wishes]
             assert words == [("bypass", True), ("bypass", False), ("drain", True), ("tags", True), ("accept", "udp")]
+            await made.order("takes", "http", "telnet")
+            await made.until(lambda: ("accept", NAMED) in made.host.wishes)
             await made.order("shunt", "tcp", "10.0.0.1:5", "[fd00::1]:443", "60")
             await made.order("unshunt", "udp", "10.0.0.1:5", "192.0.2.1:443")
             flows = (("tcp", "10.0.0.1", "fd00::1", 60, True), ("udp", "10.0.0.1", "192.0.2.1", None, False))
@@ -206,7 +209,7 @@ def test_orders_from_inside_the_guest_reach_the_host(
             made.agent.greet()  # a fresh bypassd is told what holds
             await made.until(lambda: len(made.host.wishes) >= 3)
             again = {wish[:2] for wish in made.host.wishes}
-            assert again == {("bypass", False), ("tags", True), ("accept", "udp")}
+            assert again == {("bypass", False), ("tags", True), ("accept", NAMED)}
             assert made.process.poll() is None
 
     asyncio.run(body())
