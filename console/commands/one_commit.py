@@ -15,7 +15,7 @@ from appliance.errors import BypassError, RefusedError
 from console.client import Client
 from console.render import cell
 
-COMMIT_WAIT = 120.0  # seconds
+COMMIT_WAIT = 120.0  # seconds; an edit is checked like a commit, filters and all, which takes time on a busy machine
 
 
 class Change(NamedTuple):
@@ -42,7 +42,7 @@ def apply(client: Client, changes: Sequence[Change], comment: str) -> dict[str, 
 
     def make() -> None:
         for verb, words in changes:
-            client.call(f"config.{verb}", {"words": list(words)})
+            client.call(f"config.{verb}", {"words": list(words)}, COMMIT_WAIT)
 
     return commit(client, make, {"comment": comment})
 

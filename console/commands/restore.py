@@ -20,7 +20,7 @@ from appliance.errors import BypassError, RefusedError
 from console.commands import backup_file, sealed
 from console.commands.backup_file import CONFIG, KEYS, Image, Reader
 from console.commands.image_import import Meter, import_stream
-from console.commands.one_commit import commit
+from console.commands.one_commit import COMMIT_WAIT, commit
 from console.commands.private_file import STDOUT
 from console.line.outcome import GOOD, REFUSED, Outcome
 from console.line.parse import Parsed, seconds
@@ -74,7 +74,8 @@ def _restore(parsed: Parsed, context: Context, reader: Reader, source: str) -> O
 
     def load() -> None:
         text = reader.files[CONFIG].decode()
-        context.client.call("config.load", {"text": text, "mode": "replace", "source": source})
+        loaded: dict[str, object] = {"text": text, "mode": "replace", "source": source}
+        context.client.call("config.load", loaded, COMMIT_WAIT)
 
     imported: list[str] = []
     try:
