@@ -355,5 +355,6 @@ class Access:
             ],
             serial_line=line.why_open or "asks for a login",
             metrics=access.Metrics("listening" if self.endpoint.port else "off", self.endpoint.port),
+            snmp=self.snmp.state(),
             syslog=self.syslog.show(),
         )

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
-from appliance.api.schema import machine
+from appliance.api.schema import access, machine
 from appliance.config.schema.model import Config, Snmp
 from appliance.errors import RefusedError, UnreachableError
 from appliance.paths import Paths
@@ -98,7 +98,9 @@ class Agent:
         self._log = paths.root / "run/log/snmp.log"
         self._read = -1  # bytes of the log that were read; -1: it may have the lines of an earlier bypassd
         self._trouble = ""  # why there is no session
-        self._failing, self._told = 0, False  # since when it fails, and whether that was told
+        self._failing = 0  # since when it fails; 0: it works
+        self.told = ""
+        """The failure that was told as an event, because it lasts; empty: there is none."""
         self.sent: Counter[str] = Counter()
         self.lost = 0
         self.last: machine.SnmpSent | None = None
@@ -293,7 +295,7 @@ class Agent:
     # -- what went wrong
 
     @property
-    def _failure(self) -> str:
+    def failure(self) -> str:
         """Why nobody can read, although it is wanted; empty: all is well."""
         if self.program.words is None or self._session.open:
             return ""
@@ -301,15 +303,15 @@ class Agent:
 
     def _report(self) -> None:
         """Tell of a failure that lasts, and of its end, once each."""
-        failure, now = self._failure, time.monotonic_ns()
+        failure, now = self.failure, time.monotonic_ns()
         if not failure:
-            if self._told:
+            if self.told:
                 self._events.record(Notice.SNMP_WORKS, Subject(Kind.SNMP), "SNMP works again")
-            self._told, self._failing = False, 0
+            self.told, self._failing = "", 0
             return
         self._failing = self._failing or now
-        if not self._told and now - self._failing > LASTS_NS:
-            self._told = True
+        if not self.told and now - self._failing > LASTS_NS:
+            self.told = failure
             self._events.record(Notice.SNMP_FAILED, Subject(Kind.SNMP), failure)
 
     async def _read_log(self) -> None:
@@ -343,17 +345,22 @@ class Agent:
 
     # -- the API
 
+    def state(self) -> access.SnmpState:
+        """For `show management`."""
+        if self.program.words is None:
+            return access.SnmpState("off", _OFF, self._snmp.port)
+        failure = self.failure
+        return access.SnmpState("failed" if failure else "listening", failure, self._snmp.port)
+
     async def show(self) -> machine.Snmp:
         """snmp.show"""
-        snmp = self._snmp
-        wanted = self.program.words is not None
-        state = "off" if not wanted else "listening" if self._session.open else "failed"
-        detail = self._failure if wanted else _OFF
+        snmp, now = self._snmp, self.state()
+        wanted = now.state != "off"
         used = await asyncio.to_thread(lambda: engine.counted(_text(self._kept / "snmpd.conf"))) if wanted else 0
         return machine.Snmp(
-            state=state,
-            detail=detail,
-            port=snmp.port,
+            state=now.state,
+            detail=now.detail,
+            port=now.port,
             engine=self._engine.identity.hex() if self._engine else "",
             boots=used,
             users=[

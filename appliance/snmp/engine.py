@@ -2,9 +2,9 @@
 """Who the SNMP engine is, and how often it has started (RFC 3411, RFC 3414): neither may ever repeat or go back.
 
 Managers take a message for an old one, and drop it, if its count of starts is lower than one that they have seen from
-the same engine. snmpd counts its starts in a file that it writes without syncing it, so that file is in memory, and here
-is how far the count may have come: it is raised on the disk before snmpd may use the numbers, and the next boot goes on
-behind. If this record is lost, the identity is lost with it, and a new engine begins at 1. Blocks: call it in a
+the same engine. snmpd counts its starts in a file that it writes without syncing it, so that file is in memory, and
+here is how far the count may have come: it is raised on the disk before snmpd may use the numbers, and the next boot
+goes on behind. If this record is lost, the identity is lost with it, and a new engine begins at 1. Blocks: call it in a
 thread.
 """
 

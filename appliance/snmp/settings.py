@@ -2,8 +2,8 @@
 """snmpd's configuration and command line. Pure.
 
 SNMPv3 alone: no community is named, so versions 1 and 2c are refused. Every user needs authentication and encryption,
-and reads what is in the view; nothing can be set. Of Debian's agent only the modules in MODULES are started, and bypassd
-answers for the rest (session.py); the agent of the images for hardware is built with little else.
+and reads what is in the view; nothing can be set. Of Debian's agent only the modules in MODULES are started, and
+bypassd answers for the rest (session.py); the agent of the images for hardware is built with little else.
 """
 
 from __future__ import annotations

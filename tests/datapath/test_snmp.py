@@ -29,15 +29,15 @@ from appliance.snmp.settings import MODULES
 from appliance.system.namespace import Namespace
 from appliance.system.service import Program
 from appliance.telemetry.events import Events
-from appliance.telemetry.subject import Change, Kind, Severity
-from appliance.telemetry.transitions import Entry, Transitions
+from appliance.telemetry.subject import Change, Kind
+from appliance.telemetry.transitions import Transitions
+from tests.support.snmp_manager import AUTH, ENVIRONMENT, PRIV, Manager, Receiver
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
     pytest.mark.skipif(shutil.which("snmpd") is None, reason="snmpd is not installed"),
 ]
 
-AUTH, PRIV = "correct horse", "battery staple"
 ADDRESS, MANAGER = "10.88.0.2", "10.88.0.1"
 NAME, SERIAL = ".1.3.6.1.2.1.1.5.0", ".1.3.6.1.2.1.31.1.1.1.1"
 WRONG = ".1.3.6.1.6.3.15.1.1.5.0"  # usmStatsWrongDigests
@@ -62,11 +62,23 @@ class Net:
 
     def __init__(self, folder: Path) -> None:
         key = f"tw{os.getpid()}s{next(_counter)}"
-        self.space, self.manager, self.folder = Namespace(f"{key}a"), f"{key}m", folder
-        for name in (self.space.name, self.manager):
+        self.space, self.manager, self.folder = Namespace(f"{key}a"), Manager(f"{key}m", ADDRESS), folder
+        for name in (self.space.name, self.manager.namespace):
             netns.create(name)
-        self.ip(self.space.name, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", self.manager)
-        for name, address in ((self.space.name, ADDRESS), (self.manager, MANAGER)):
+        self.ip(
+            self.space.name,
+            "link",
+            "add",
+            "eth0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            self.manager.namespace,
+        )
+        for name, address in ((self.space.name, ADDRESS), (self.manager.namespace, MANAGER)):
             self.ip(name, "address", "add", f"{address}/24", "dev", "eth0")
             self.ip(name, "link", "set", "eth0", "up")
             self.ip(name, "link", "set", "lo", "up")
@@ -74,19 +86,8 @@ class Net:
     def ip(self, name: str, *words: str) -> None:
         netns.run("ip", "-n", name, *words)
 
-    def ask(self, program: str, *words: str, auth: str = AUTH, user: str = "monitor", **more: str) -> tuple[int, str]:
-        """Exit status and output of a program of the manager."""
-        security = ["-v3", "-u", user, "-l", "authPriv", "-a", "SHA-256", "-A", auth, "-x", "AES", "-X", PRIV]
-        patience = ["-t", "2", "-r", "1"]
-        if "version" in more:
-            patience = ["-t", "1", "-r", "0"]
-            security = ["-v", more["version"], "-c", "public"]
-        line = ["ip", "netns", "exec", self.manager, program, "-On", *patience, *security, ADDRESS, *words]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=60, env={**os.environ, "MIBS": ""})
-        return done.returncode, done.stdout + done.stderr
-
     def close(self) -> None:
-        for name in (self.space.name, self.manager):
+        for name in (self.space.name, self.manager.namespace):
             netns.delete(name)
 
 
@@ -147,7 +148,7 @@ def config(*receivers: model.SnmpReceiver, **more: str) -> Config:
 
 
 async def asked(net: Net, program: str, *words: str, **more: str) -> tuple[int, str]:
-    return await asyncio.to_thread(net.ask, program, *words, **more)
+    return await asyncio.to_thread(net.manager.ask, program, *words, **more)
 
 
 def run(net: Net, wanted: Config, body: Callable[[Site], object]) -> None:
@@ -195,7 +196,7 @@ def test_only_a_user_of_version_3_with_the_right_passphrase_reads_and_nobody_wri
         status, text = await asked(net, "snmpget", NAME, user="nobody")
         assert (status, "Unknown user name" in text) == (1, True)
         for version in ("1", "2c"):
-            status, text = await asked(net, "snmpget", NAME, version=version)
+            status, text = await asyncio.to_thread(net.manager.ask_by_community, version, NAME)
             assert (status, "Timeout" in text) == (1, True)
         status, text = await asked(net, "snmpget", NAME, user="signs")
         assert "wire1" not in text
@@ -217,39 +218,9 @@ def test_only_a_user_of_version_3_with_the_right_passphrase_reads_and_nobody_wri
     run(net, config(), body)
 
 
-class Trapd:
-    """net-snmp's receiver, as its own user would set it up."""
-
-    def __init__(self, net: Net, engine: str, port: int = 162) -> None:
-        folder = net.folder / f"trapd{port}"
-        folder.mkdir()
-        about = f"-e 0x{engine} " if engine else ""
-        (folder / "trapd.conf").write_text(
-            f'createUser {about}signs SHA-256 "{AUTH}" AES "{PRIV}"\nauthUser log signs\n'
-            f"[snmp] persistentDir {folder}\n"
-        )
-        self.said = folder / "said"
-        words = ["snmptrapd", "-f", "-Lo", "-n", "-On", "-C", "-c", str(folder / "trapd.conf"), f"udp:{MANAGER}:{port}"]
-        self._process = subprocess.Popen(
-            ["ip", "netns", "exec", net.manager, *words],
-            stdout=self.said.open("wb"),
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "MIBS": "", "SNMP_PERSISTENT_DIR": str(folder)},
-        )
-
-    async def says(self, *wanted: str) -> str:
-        """A line with all of this."""
-        ends = time.monotonic() + 15
-        while time.monotonic() < ends:
-            for line in self.said.read_text(errors="replace").splitlines():
-                if all(each in line for each in wanted):
-                    return line
-            await asyncio.sleep(0.05)
-        raise AssertionError(f"{wanted} is not in:\n{self.said.read_text(errors='replace')}")
-
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.wait(10)
+async def says(receiver: Receiver, *wanted: str) -> str:
+    """A line with all of this."""
+    return await asyncio.to_thread(receiver.says, *wanted)
 
 
 def moved(ledger: Transitions, old: str, new: str, cause: str) -> None:
@@ -258,7 +229,7 @@ def moved(ledger: Transitions, old: str, new: str, cause: str) -> None:
 
 
 def test_receivers_get_traps_and_informs_of_relay_link_and_guest(net: Net) -> None:
-    """Signed and encrypted; what happens while snmpd is away is told when it is back; another user's keys do not fit."""
+    """Signed and encrypted; what happens while snmpd is away is told when it is back."""
     receivers = (
         model.SnmpReceiver(name="nms", address=MANAGER, user="signs"),
         model.SnmpReceiver(name="nms2", address=MANAGER, user="signs", port=1162, kind="inform"),
@@ -270,25 +241,26 @@ def test_receivers_get_traps_and_informs_of_relay_link_and_guest(net: Net) -> No
         await first.agent.converge(config())
         engine = (await first.agent.show()).engine
         await first.agent.program.want(None)
-        trapd, informed = Trapd(net, engine), Trapd(net, "", 1162)
+        trapd = Receiver(net.manager.namespace, net.folder / "trapd", "signs", engine=engine)
+        informed = Receiver(net.manager.namespace, net.folder / "informed", "signs", engine="", port=1162)
         try:
             for one in (trapd, informed):
-                await one.says("NET-SNMP version")
+                await says(one, "NET-SNMP version")
             async with running(net, config(*receivers)) as site:
-                await trapd.says(".1.3.6.1.6.3.1.1.5.1")
+                await says(trapd, ".1.3.6.1.6.3.1.1.5.1")
                 moved(site.ledger, "inline", "bypass", "operator")
                 for one in (trapd, informed):
-                    line = await one.says(*bypass)
+                    line = await says(one, *bypass)
                     assert ".1.3.6.1.2.1.131.1.1.1.2.101 = INTEGER: 2" in line, "entStateAdmin: locked"
                     assert ".1.3.6.1.2.1.131.1.1.1.5.101 = " in line, "entStateAlarm"
                 lan0 = replace(FACTS.ports[0], link=False)
                 await asyncio.sleep(0.6)  # the links are looked at twice a second
                 site.facts = replace(FACTS, ports=(lan0, *FACTS.ports[1:]))
-                await trapd.says(".1.3.6.1.6.3.1.1.5.3", ".1.3.6.1.2.1.2.2.1.8.1 = INTEGER: 2", '"lan0"')
+                await says(trapd, ".1.3.6.1.6.3.1.1.5.3", ".1.3.6.1.2.1.2.2.1.8.1 = INTEGER: 2", '"lan0"')
                 site.facts = FACTS
-                await trapd.says(".1.3.6.1.6.3.1.1.5.4", '"lan0"')
+                await says(trapd, ".1.3.6.1.6.3.1.1.5.4", '"lan0"')
                 site.ledger.record(Change.GUEST_FAILED, "ips1", "available", "failed", "qemu_ended")
-                await trapd.says(".1.3.6.1.2.1.88.2.0.1", '"guest ips1"', "failed: qemu_ended")
+                await says(trapd, ".1.3.6.1.2.1.88.2.0.1", '"guest ips1"', "failed: qemu_ended")
                 os.kill(site.agent.program.pid, signal.SIGKILL)
                 ends = time.monotonic() + 10
                 while (await site.agent.show()).state == "listening" and time.monotonic() < ends:
@@ -296,10 +268,11 @@ def test_receivers_get_traps_and_informs_of_relay_link_and_guest(net: Net) -> No
                 assert (await site.agent.show()).state == "failed"
                 moved(site.ledger, "bypass", "inline", "healthy")
                 await listening(site)
-                await trapd.says(".1.3.6.1.2.1.131.0.1", "inline: healthy")
+                await says(trapd, ".1.3.6.1.2.1.131.0.1", "inline: healthy")
                 shown = await site.agent.show()
                 assert shown.sent["entStateOperDisabled"] == shown.sent["entStateOperEnabled"] == 1
-                assert shown.last is not None and shown.last.name == "entStateOperEnabled"
+                assert shown.last is not None
+                assert shown.last.name == "entStateOperEnabled"
                 assert shown.lost == 0
         finally:
             trapd.close()
@@ -349,7 +322,8 @@ def test_snmpd_runs_without_rights_and_no_secret_is_in_its_arguments_or_log(net:
         pid = site.agent.program.pid
         about = Path(f"/proc/{pid}/status").read_text()
         uids = re.search(r"^Uid:\s+(.*)$", about, re.MULTILINE)
-        assert uids is not None and "0" not in uids[1].split()
+        assert uids is not None
+        assert "0" not in uids[1].split()
         assert re.search(r"^CapEff:\s+0+$", about, re.MULTILINE)
         keys = [
             snmp_keys.localized(each, "sha-256", bytes.fromhex((await site.agent.show()).engine))
@@ -393,7 +367,7 @@ def test_a_later_bypassd_goes_on_with_the_snmpd_that_runs(net: Net) -> None:
         first.agent.program.leave()
         async with running(net, config()) as later:
             assert later.agent.program.pid == pid
-            status, text = await asked(net, "snmpget", f"{SERIAL}.1")
+            _, text = await asked(net, "snmpget", f"{SERIAL}.1")
             assert '"lan0"' in text, "it has a session again"
 
     asyncio.run(main())
@@ -428,8 +402,8 @@ def test_a_port_that_is_taken_is_named(net: Net) -> None:
 
 def test_the_modules_that_are_started_exist(tmp_path: Path) -> None:
     """snmpd ignores a name that it does not know: then the objects would be missing without a word."""
-    environment = {**os.environ, "MIBS": "", "SNMP_PERSISTENT_DIR": str(tmp_path), "SNMPCONFPATH": str(tmp_path)}
+    environment = {**ENVIRONMENT, "SNMP_PERSISTENT_DIR": str(tmp_path), "SNMPCONFPATH": str(tmp_path)}
     line = ["timeout", "2", "snmpd", "-f", "-Lo", "-C", "-Dmib_init", f"unix:{tmp_path}/none"]
-    said = subprocess.run(line, capture_output=True, text=True, env=environment)
+    said = subprocess.run(line, check=False, capture_output=True, text=True, env=environment)
     known = re.findall(r"initializing: (\w+)", said.stdout + said.stderr)
     assert set(MODULES) <= set(known)

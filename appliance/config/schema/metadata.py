@@ -667,7 +667,7 @@ FIELDS: Final[dict[str, Field]] = {
     "snmp.location": Field("where the appliance is (sysLocation)", range="at most 255 characters"),
     "snmp.contact": Field("who looks after it (sysContact)", range="at most 255 characters"),
     "snmp.user": Field("users of SNMPv3, apart from those who log in"),
-    "snmp.user.name": _NAME,
+    "snmp.user.name": Field("the name that managers use"),
     "snmp.user.access": Field(
         "read: may read everything that is offered, and sign notifications; notify: only the latter",
         source="reading is the purpose of most users",
@@ -685,7 +685,7 @@ FIELDS: Final[dict[str, Field]] = {
         "the passphrase of the encryption; kept as a key, and never shown", range="8 to 128 characters"
     ),
     "snmp.receiver": Field("who gets notifications, by SNMPv3 too"),
-    "snmp.receiver.name": _NAME,
+    "snmp.receiver.name": Field("the name used in this configuration"),
     "snmp.receiver.address": Field("its address, reached through the management port", range="192.0.2.1 | 2001:db8::1"),
     "snmp.receiver.user": Field("the user with whose keys they are signed and encrypted", range="a user of snmp"),
     "snmp.receiver.port": Field("UDP port", source="as registered"),

@@ -23,8 +23,8 @@ from appliance.hardware.board import parse
 from appliance.management.manager import Access
 from appliance.management.network import Seen
 from appliance.paths import Paths
-from appliance.system import process, service
 from appliance.snmp.facts import Facts
+from appliance.system import process, service
 from appliance.system.namespace import Namespace
 from appliance.system.process import start_time
 from appliance.system.service import Program
