@@ -6,7 +6,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.snmp import agentx
@@ -26,6 +26,7 @@ VALUES = st.one_of(
 ROWS = st.lists(st.builds(Row, st.one_of(OIDS, OIDS.map(lambda end: (1, 3, 6, 1, 2, *end))), VALUES), max_size=8)
 
 
+@settings(max_examples=100, deadline=None)
 @given(ROWS)
 def test_rows_are_read_as_they_were_written(rows: list[Row]) -> None:
     (got,) = agentx.all_of([agentx.message(Kind.NOTIFY, agentx.rows(rows), session=7, packet=9)])
@@ -66,6 +67,7 @@ def test_what_is_no_header_is_refused(data: bytes) -> None:
         agentx.header(data)
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=80), st.sampled_from("!<"))
 def test_no_payload_does_more_than_be_refused(payload: bytes, order: str) -> None:
     asked = Message(Kind.GET, 0, 1, 1, 1, payload, order)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.snmp import agentx
@@ -19,6 +19,7 @@ def made(names: set[Oid]) -> Tree:
     )
 
 
+@settings(max_examples=100, deadline=None)
 @given(NAMES)
 def test_a_walk_meets_every_object_once_and_in_order(names: set[Oid]) -> None:
     tree, met, at = made(names), list[Oid](), Range((), False, ())
@@ -28,6 +29,7 @@ def test_a_walk_meets_every_object_once_and_in_order(names: set[Oid]) -> None:
     assert met == sorted(names)
 
 
+@settings(max_examples=100, deadline=None)
 @given(NAMES, st.lists(st.integers(0, 5), max_size=4).map(tuple), st.lists(st.integers(0, 5), max_size=4).map(tuple))
 def test_the_next_one_is_the_least_in_its_range(names: set[Oid], start: Oid, end: Oid) -> None:
     for include in (False, True):
