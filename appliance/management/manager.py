@@ -87,7 +87,7 @@ class Access:
         endpoint: Endpoint,
         syslog: Syslog,
         opened: Callable[[], None],
-        facts: Callable[[], Facts],
+        facts: Callable[[bool], Facts],
     ) -> None:
         """`opened` is called when group ids may have changed (the control socket has a group). `facts`: what SNMP
         tells."""
@@ -228,8 +228,6 @@ class Access:
         metrics = [config.metrics.port] if config.metrics.enabled else []
         snmp = [config.snmp.port] if config.snmp.enabled else []
         await self.port.allow(management, [management.ssh_port, *metrics], snmp)  # before anything listens
-        if self._wanted is not None:
-            await self.snmp.converge(config)
         banner = await self._banner(config.system.login_banner) if self._wanted is not None else self._shown
         self.aaa.apply(config)
         why = ssh.why_off(management, config.user, config.aaa)
@@ -243,6 +241,8 @@ class Access:
         await self.endpoint.apply(config.metrics.port if config.metrics.enabled and reachable else 0)
         if self._tasks is not None:
             self.syslog.apply(self._tasks, config.syslog if reachable else model.Syslog())
+        if self._wanted is not None:
+            await self.snmp.converge(config)  # last: whatever it lacks, SSH does not wait for it
 
     async def _banner(self, text: str) -> Path | None:
         try:

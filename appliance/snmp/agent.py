@@ -76,10 +76,11 @@ class Network(Protocol):
 
 
 class Agent:
-    """See the module. `facts` is quick, and called in the event loop."""
+    """See the module. `facts` is called in the event loop, twice a second: it is quick, and has the items (what is told
+    in words) only if it is asked for them."""
 
     def __init__(
-        self, paths: Paths, network: Network, program: Program, events: Events, facts: Callable[[], Facts]
+        self, paths: Paths, network: Network, program: Program, events: Events, facts: Callable[[bool], Facts]
     ) -> None:
         self._root, self._space = paths.root, network.space
         self.program, self._events, self._facts = program, events, facts
@@ -114,7 +115,7 @@ class Agent:
     # -- as configured
 
     async def converge(self, config: Config) -> None:
-        """Be as configured. RefusedError: a file cannot be written."""
+        """Be as configured. RefusedError: a file cannot be written, or there is no account for snmpd."""
         reachable = bool(config.management.address or config.management.address6)
         self._snmp = config.snmp
         if not (config.snmp.enabled and config.snmp.user and reachable):
@@ -122,7 +123,9 @@ class Agent:
             self._queue.clear()
             return
         try:
-            text = await to_the_end(partial(self._text, config))
+            known = self._facts(False)
+            about = f"Throughwire bypass appliance {known.version} on {known.board}"
+            text = await to_the_end(partial(self._text, config, about))
             path = self._folder / f"conf-{hashlib.sha256(text.encode()).hexdigest()[:12]}" / "snmpd.conf"
             if not await asyncio.to_thread(path.exists):
                 await self.program.want(None)  # first: it writes its count, and its users, when it ends
@@ -136,12 +139,10 @@ class Agent:
         """The folder that snmpd writes to: in memory, for this boot."""
         return self._folder / "kept"
 
-    def _text(self, config: Config) -> str:
-        """In a thread: keys take milliseconds each, and the engine's record is read."""
+    def _text(self, config: Config, about: str) -> str:
+        """snmpd's configuration. In a thread: keys take milliseconds each, and the engine's record is read."""
         if self._engine is None:
             self._engine = engine.load(self._record)
-        known = self._facts()
-        about = f"Throughwire bypass appliance {known.version} on {known.board}"
         return settings.configuration(config, engine=self._engine.identity, about=about, socket=self._socket)
 
     def _prepare(self, path: Path, text: str) -> list[str]:
@@ -176,7 +177,7 @@ class Agent:
         for name in ACCOUNTS:
             with suppress(KeyError):
                 return pwd.getpwnam(name).pw_name
-        return "root"
+        raise RefusedError("SNMP: this image has no account that snmpd could run as")
 
     # -- while it runs
 
@@ -225,7 +226,7 @@ class Agent:
         return self._tree
 
     async def _renew(self) -> None:
-        facts = self._facts()
+        facts = self._facts(True)
         began = self._session.began
         self._note(facts)
         since = {number: moment for number, (_, moment) in self._since.items()}
@@ -259,7 +260,7 @@ class Agent:
 
     def entry(self, entry: Entry, severity: Severity) -> None:
         """A listener of the ledger: tells what is told."""
-        if self._wanted and (found := notify.of_entry(entry, severity, self._facts())) is not None:
+        if self._wanted and (found := notify.of_entry(entry, severity, self._facts(False))) is not None:
             self._tell(found)
 
     @property
@@ -270,7 +271,7 @@ class Agent:
         if not self._wanted:
             self._links = {}
             return
-        ports = self._facts().ports
+        ports = self._facts(False).ports
         found = notify.of_links(self._links, ports)
         self._links = {port.name: port.link and not port.held for port in ports}
         for each in found:

@@ -37,6 +37,7 @@ class Session:
         self._look = look
         self._writer: asyncio.StreamWriter | None = None
         self._number = self._packet = 0
+        self._introduced = False
         self._waiting: dict[int, asyncio.Future[agentx.Response]] = {}
         self.began = 0
         """When snmpd started, on CLOCK_MONOTONIC in ns; 0: not known yet."""
@@ -45,7 +46,7 @@ class Session:
     @property
     def open(self) -> bool:
         """Whether snmpd takes what we offer."""
-        return self._writer is not None and bool(self._number)
+        return self._introduced
 
     async def run(self, socket: Path, opened: Callable[[], None]) -> None:
         """Hold a session until it ends, which it does by an error only: OSError, AgentXError."""
@@ -55,6 +56,7 @@ class Session:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._read(reader), name="snmp requests")
                 await self._introduce()
+                self._introduced = True
                 opened()
                 while True:
                     await asyncio.sleep(PING_S)
@@ -62,7 +64,7 @@ class Session:
         except ExceptionGroup as group:
             raise next(iter(group.exceptions)) from group
         finally:
-            self._number, self._writer = 0, None
+            self._number, self._writer, self._introduced = 0, None, False
             for future in self._waiting.values():
                 future.cancel()
             self._waiting.clear()

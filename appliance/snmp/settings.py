@@ -93,8 +93,7 @@ def command(settings: Path, kept: Path, account: str) -> list[str]:
     or a path without that folder, would begin anew.
     """
     words = ["env", f"SNMPCONFPATH={settings}:{kept}", f"SNMP_PERSISTENT_DIR={kept}", "MIBS=", "snmpd", "-f", "-Lo"]
-    words += ["-I", ",".join(MODULES)]
-    return words if account == "root" else [*words, "-u", account, "-g", account]
+    return [*words, "-I", ",".join(MODULES), "-u", account, "-g", account]
 
 
 def _line(text: str) -> str:

@@ -47,7 +47,7 @@ def compose(system: System) -> Access:
         endpoint=Endpoint(lambda: collect(system), space),
         syslog=Syslog(system.events, space, socket.gethostname, os.getpid()),
         opened=system.control.open_to_group,
-        facts=lambda: facts(system),
+        facts=lambda items: facts(system, items=items),
     )
     system.transitions.listen(access.snmp.entry)
     _register(system, access)

@@ -21,8 +21,8 @@ _WELL = ("available", "overloaded")
 _ORDERED = ("defined", "draining", "stopped", "starting", "proving")
 
 
-def facts(system: System) -> Facts:
-    """Everything at this moment."""
+def facts(system: System, *, items: bool) -> Facts:
+    """Everything at this moment; what is told in words only with `items`."""
     board = system.board
     units = list(system.segments.units.values())
     return Facts(
@@ -30,7 +30,7 @@ def facts(system: System) -> Facts:
         version=appliance.__version__,
         ports=tuple(_ports(system, units)),
         relays=tuple(_relays(system, units)),
-        items=tuple(_items(system, units)),
+        items=tuple(_items(system, units)) if items else (),
     )
 
 

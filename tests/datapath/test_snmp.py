@@ -108,7 +108,7 @@ class Site:
         self.events, self.ledger = Events(), Transitions()
         (net.folder / "run/log").mkdir(parents=True, exist_ok=True)
         program = Program("snmp", net.folder, net.folder / "run/log/snmp.log")
-        self.agent = Agent(Paths(net.folder), net, program, self.events, lambda: self.facts)
+        self.agent = Agent(Paths(net.folder), net, program, self.events, lambda items: self.facts)
         self.ledger.listen(self.agent.entry)
 
 

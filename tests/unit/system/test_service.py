@@ -194,7 +194,7 @@ def part(root: Path, config: Config | None, events: Events | None = None) -> Acc
         endpoint=endpoint,
         syslog=log,
         opened=lambda: None,
-        facts=Facts,
+        facts=lambda items: Facts(),
     )
 
 
