@@ -27,7 +27,8 @@ endif
 
 # SNMPv3 alone, and nothing that sets or runs anything: what no configuration can turn on needs no trust
 ifeq ($(BR2_PACKAGE_NETSNMP),y)
-NETSNMP_CONF_OPTS += --disable-snmpv1 --disable-snmpv2c --disable-des --disable-md5 --enable-read-only
+NETSNMP_CONF_OPTS += --disable-snmpv1 --disable-snmpv2c --disable-des --disable-md5 --enable-read-only \
+	--with-default-snmp-version=3
 endif
 
 # post-build.sh writes the list: what the start reads lies together in the image, in the order of reading
