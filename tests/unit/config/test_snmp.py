@@ -10,6 +10,7 @@ import pytest
 from appliance.config.check.lint import lint
 from appliance.config.check.load import check, loads
 from appliance.config.edit import hidden, key_path, passphrases
+from appliance.config.edit.completion import complete
 from appliance.config.edit.document import Document
 from appliance.config.edit.key_path import Assign
 from appliance.config.schema import snmp_keys
@@ -93,6 +94,15 @@ def test_set_keeps_the_key_of_a_passphrase() -> None:
     assert assigned("snmp location correcthorse")["location"] == "correcthorse"
     path = ("snmp", "user", "m", "auth_passphrase")
     assert passphrases.as_keys([Assign(path, HIDDEN)], {}) == [Assign(path, HIDDEN)]
+
+
+def test_the_users_are_offered_to_a_receiver_and_a_passphrase_is_explained() -> None:
+    data = Document(GOOD).data
+    found, _ = complete("snmp receiver nms user".split(), "set", data)
+    assert "monitor" in [each.word for each in found]
+    keys = {each.word: each.help for each in complete("snmp user monitor".split(), "set", data)[0]}
+    assert "never shown" in keys["auth_passphrase"]
+    assert "name" not in keys
 
 
 def test_what_is_shown_hides_it_and_is_understood_again() -> None:
