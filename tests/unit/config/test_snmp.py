@@ -98,9 +98,9 @@ def test_set_keeps_the_key_of_a_passphrase() -> None:
 
 def test_the_users_are_offered_to_a_receiver_and_a_passphrase_is_explained() -> None:
     data = Document(GOOD).data
-    found, _ = complete("snmp receiver nms user".split(), "set", data)
+    found, _ = complete(["snmp", "receiver", "nms", "user"], "set", data)
     assert "monitor" in [each.word for each in found]
-    keys = {each.word: each.help for each in complete("snmp user monitor".split(), "set", data)[0]}
+    keys = {each.word: each.help for each in complete(["snmp", "user", "monitor"], "set", data)[0]}
     assert "never shown" in keys["auth_passphrase"]
     assert "name" not in keys
 

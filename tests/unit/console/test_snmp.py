@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from console.views import render
+from console.views.state import banner
 from tests.support.machine_daemon import MachineDaemon
 from tests.support.terminal import Terminal, bypass
 
@@ -54,3 +55,17 @@ def test_on_a_terminal_it_fits(daemon: MachineDaemon, term: str, columns: int) -
     bare = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).replace("\r", "")
     assert all(len(line.rstrip()) <= columns for line in bare.splitlines())
     person.close()
+
+
+def test_the_top_of_the_status_says_that_it_fails() -> None:
+    status = {"hostname": "wire1", "version": "1", "segments": [{"name": "main", "relay": "inline"}]}
+    assert "SNMP" not in banner(status)
+    shown = banner({**status, "snmp_failure": "Error opening specified endpoint"})
+    assert "*** SNMP *** Error opening specified endpoint" in shown
+
+
+def test_show_management_names_its_state() -> None:
+    row = {"state": "failed", "detail": "snmpd: No such file or directory", "port": 161}
+    shown = render("management", {"port": "mgmt0", "snmp": row})
+    assert "snmp" in shown
+    assert "snmpd: No such file or directory" in shown
