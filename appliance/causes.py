@@ -77,6 +77,7 @@ class Cause(StrEnum):
     LOGIN_BLOCKED = "login_blocked"
     ACCESS_FAULT = "access_fault"
     AAA_FAULT = "aaa_fault"
+    SNMP_FAULT = "snmp_fault"
     HOST_KEY_DAMAGED = "host_key_damaged"
 
 
@@ -147,6 +148,7 @@ DESCRIPTION: dict[Cause, str] = {
     Cause.LOGIN_FAILED: "a wrong password, or a user that does not exist",
     Cause.LOGIN_BLOCKED: "too many failed logins from this address: `management unblock ADDRESS` unblocks it",
     Cause.AAA_FAULT: "a RADIUS or TACACS+ server gives no answer that can be trusted: `show aaa` says why",
+    Cause.SNMP_FAULT: "nobody can read the appliance by SNMP, and no notifications are sent: `show snmp` says why",
     Cause.ACCESS_FAULT: "the management port or SSH does not work: `show management` says why",
     Cause.HOST_KEY_DAMAGED: "the SSH host key could not be read and was replaced: clients will warn of a changed key",
 }

@@ -26,6 +26,12 @@ ifeq ($(BR2_PACKAGE_QEMU_SYSTEM)$(BR2_PACKAGE_QEMU_SYSTEM_TCG),y)
 QEMU_OPTS += --target-list=$(ARCH)-softmmu --disable-gio
 endif
 
+# SNMPv3 alone, and nothing that sets or runs anything: what no configuration can turn on needs no trust
+ifeq ($(BR2_PACKAGE_NETSNMP),y)
+NETSNMP_CONF_OPTS += --disable-snmpv1 --disable-snmpv2c --disable-des --disable-md5 --enable-read-only \
+	--with-default-snmp-version=3
+endif
+
 # post-build.sh writes the list: what the start reads lies together in the image, in the order of reading
 ifeq ($(BR2_PACKAGE_THROUGHWIRE),y)
 ROOTFS_SQUASHFS_ARGS += -sort $(BUILD_DIR)/throughwire-start-order

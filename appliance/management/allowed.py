@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which networks may reach the services of the management port (SSH, metrics): others are dropped before they answer.
+"""Which networks may reach the services of the management port (SSH, metrics, SNMP): others are dropped before that.
 
 A classic BPF program that tc runs on what the port receives; libpcap makes it from an expression. Services in other
 namespaces, replies to our own questions and the guests' own traffic are not its business. Pure: networks go in,
@@ -22,13 +22,14 @@ _RETURN = 0x06
 _HIDDEN = "ip6 and not (ip6[6] = 6 or ip6[6] = 17 or ip6[6] = 58)"
 
 
-def expression(networks: Sequence[str], ports: Sequence[int]) -> str:
+def expression(networks: Sequence[str], ports: Sequence[int], udp: Sequence[int] = ()) -> str:
     """The frames that are dropped, for pcap-filter(7)."""
     named = [ipaddress.ip_network(network, strict=False) for network in networks]
     allowed = " or ".join(
         f"src net {network}" if network.version == 4 else f"ip6 src net {network}" for network in named
     )
-    services = " or ".join(f"tcp dst port {port}" for port in ports)
+    named_ports = [*(f"tcp dst port {port}" for port in ports), *(f"udp dst port {port}" for port in udp)]
+    services = " or ".join(named_ports)
     return f"({services} or ({_HIDDEN})) and not ({allowed})"
 
 
@@ -41,10 +42,12 @@ def bytecode(text: str) -> str:
     return ",".join([str(len(rows)), *(" ".join(map(str, row)) for row in rows)])
 
 
-def commands(networks: Sequence[str], ports: Sequence[int], port: str, space: str) -> list[Words]:
+def commands(
+    networks: Sequence[str], ports: Sequence[int], port: str, space: str, udp: Sequence[int] = ()
+) -> list[Words]:
     """The commands that let these networks in and no others. Idempotent."""
     tc = ["tc", "-n", space]
-    program = ["handle", "1", "bpf", "direct-action", "bytecode", bytecode(expression(networks, ports))]
+    program = ["handle", "1", "bpf", "direct-action", "bytecode", bytecode(expression(networks, ports, udp))]
     return [
         [*tc, "qdisc", "replace", "dev", port, "clsact"],
         [*tc, "filter", "replace", "dev", port, "ingress", "protocol", "all", "pref", "2", *program],

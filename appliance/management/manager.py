@@ -36,6 +36,8 @@ from appliance.management.port import ManagementPort
 from appliance.management.timekeeping import Timekeeping
 from appliance.part import PATIENCE_NS, Alive
 from appliance.paths import Paths
+from appliance.snmp.agent import Agent
+from appliance.snmp.facts import Facts
 from appliance.system.namespace import Namespace
 from appliance.system.service import Program
 from appliance.system.threads import to_the_end
@@ -85,8 +87,10 @@ class Access:
         endpoint: Endpoint,
         syslog: Syslog,
         opened: Callable[[], None],
+        facts: Callable[[bool], Facts],
     ) -> None:
-        """`opened` is called when group ids may have changed (the control socket has a group)."""
+        """`opened` is called when group ids may have changed (the control socket has a group). `facts`: what SNMP
+        tells."""
         self._paths, self._events, self._accounts_changed = paths, events, opened
         self.space, self.endpoint, self.syslog = lan.space, endpoint, syslog
         self.memory = Memory(paths.state / "access.json")
@@ -101,6 +105,8 @@ class Access:
         self.time = Timekeeping(paths, self.port, client, events)
         lldpd = Program("lldp", self.folder, paths.root / "run/log/lldp.log")
         self.lldp = Discovery(paths, self.port, lldpd)
+        snmpd = Program("snmp", self.folder, paths.root / "run/log/snmp.log")
+        self.snmp = Agent(paths, lan, snmpd, events, facts)
         self.logins = Logins(self.log_file, paths.root / "run/log/serial.log", self.port, events)
         homes = paths.root / accounts.REMOTE_HOMES.lstrip("/")
         self.remote = RemoteUsers(homes, runs_as)
@@ -135,6 +141,7 @@ class Access:
                 self._tasks = tasks
                 tasks.create_task(self._look(), name="access")
                 tasks.create_task(self.aaa.accounting.run(), name="aaa reports")
+                tasks.create_task(self.snmp.run(), name="snmp")
                 while True:
                     alive()
                     await self.logins.follow(time.monotonic_ns())
@@ -148,6 +155,7 @@ class Access:
         self.port.dhcp.leave()
         self.time.program.leave()
         self.lldp.program.leave()
+        self.snmp.program.leave()
         self.endpoint.stop()
         self.syslog.stop()
         self.aaa.stop()
@@ -214,11 +222,12 @@ class Access:
         await self._accounts(config)
         management = config.management
         await self.port.converge(config)
-        if self._wanted is not None:  # without a valid configuration both stay as they were
+        if self._wanted is not None:  # without a valid configuration they stay as they were
             await self.time.converge(config)
             await self.lldp.converge(config)
         metrics = [config.metrics.port] if config.metrics.enabled else []
-        await self.port.allow(management, [management.ssh_port, *metrics])  # before anything listens
+        snmp = [config.snmp.port] if config.snmp.enabled else []
+        await self.port.allow(management, [management.ssh_port, *metrics], snmp)  # before anything listens
         banner = await self._banner(config.system.login_banner) if self._wanted is not None else self._shown
         self.aaa.apply(config)
         why = ssh.why_off(management, config.user, config.aaa)
@@ -232,6 +241,8 @@ class Access:
         await self.endpoint.apply(config.metrics.port if config.metrics.enabled and reachable else 0)
         if self._tasks is not None:
             self.syslog.apply(self._tasks, config.syslog if reachable else model.Syslog())
+        if self._wanted is not None:
+            await self.snmp.converge(config)  # last: whatever it lacks, SSH does not wait for it
 
     async def _banner(self, text: str) -> Path | None:
         try:
@@ -309,6 +320,10 @@ class Access:
 
     # -- display
 
+    def secrets(self) -> list[str]:
+        """Secret texts that must never be shown."""
+        return [*self.memory.secrets(), *self.snmp.secrets]
+
     async def show(self) -> access.Management:
         """`show management`."""
         line = await asyncio.to_thread(serial_login.read, self.memory.path)
@@ -340,5 +355,6 @@ class Access:
             ],
             serial_line=line.why_open or "asks for a login",
             metrics=access.Metrics("listening" if self.endpoint.port else "off", self.endpoint.port),
+            snmp=self.snmp.state(),
             syslog=self.syslog.show(),
         )

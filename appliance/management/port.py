@@ -94,17 +94,17 @@ class ManagementPort:
                 f"management port {port} is not as configured; these commands had no effect: ip {missing}"
             )
 
-    async def allow(self, management: Management, ports: Sequence[int]) -> None:
-        """Let only the configured networks reach these TCP ports. UnreachableError: tc refuses."""
+    async def allow(self, management: Management, ports: Sequence[int], udp: Sequence[int] = ()) -> None:
+        """Let only the configured networks reach these ports, of TCP and UDP. UnreachableError: tc refuses."""
         if not self.seen.there:
             return
-        wanted = (self.name(management), management.allow, tuple(ports)) if management.allow else None
+        wanted = (self.name(management), management.allow, tuple(ports), tuple(udp)) if management.allow else None
         if wanted == self._allowed:
             return
         port = self.name(management)
         if wanted is None:
             await run(allowed.removal(port, self.space.name))  # fails where there was nothing
-        for words in allowed.commands(management.allow, ports, port, self.space.name) if wanted else ():
+        for words in allowed.commands(management.allow, ports, port, self.space.name, udp) if wanted else ():
             await self._run(words)
         self._allowed = wanted
 

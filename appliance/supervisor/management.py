@@ -15,13 +15,14 @@ from appliance.api.rpc import Param, Params, caller
 from appliance.api.schema import methods, state
 from appliance.api.schema.access import Aaa, AaaTest, HostKeys, Management, Session
 from appliance.api.schema.base import Done
-from appliance.api.schema.machine import Clock, Lldp
+from appliance.api.schema.machine import Clock, Lldp, Snmp
 from appliance.counted import counted
 from appliance.errors import NotFoundError, RefusedError
 from appliance.management.manager import Access
 from appliance.management.reach import Reach
 from appliance.supervisor.machine import Machine
 from appliance.supervisor.metrics import collect
+from appliance.supervisor.snmp_facts import facts
 from appliance.supervisor.system import System
 from appliance.support.licences import Licences
 from appliance.support.logs import Logs
@@ -46,10 +47,12 @@ def compose(system: System) -> Access:
         endpoint=Endpoint(lambda: collect(system), space),
         syslog=Syslog(system.events, space, socket.gethostname, os.getpid()),
         opened=system.control.open_to_group,
+        facts=lambda items: facts(system, items=items),
     )
+    system.transitions.listen(access.snmp.entry)
     _register(system, access)
     Reach(space).register(system.registry)
-    support = Support(system.paths.run / "support", system.paths.root, system.registry, access.memory.secrets)
+    support = Support(system.paths.run / "support", system.paths.root, system.registry, access.secrets)
     add = system.registry.add
     add(methods.SUPPORT_BUNDLE, support.bundle, "operator", "collect diagnostic data into one file")
 
@@ -58,7 +61,7 @@ def compose(system: System) -> Access:
             raise NotFoundError("the guests' part is not up")
         return system.guests.guest(name).console.log_file
 
-    Logs(system.paths.root / "run/log", guest_log, access.memory.secrets).register(system.registry)
+    Logs(system.paths.root / "run/log", guest_log, access.secrets).register(system.registry)
     Machine(system).register(system.registry)
     Licences(system.paths.root).register(system.registry)
     return access
@@ -97,6 +100,9 @@ def _register(system: System, access: Access) -> None:
     async def lldp(_: Params) -> Lldp:
         return await access.lldp.show()
 
+    async def snmp(_: Params) -> Snmp:
+        return await access.snmp.show()
+
     async def keys(_: Params) -> HostKeys:
         found = await access.host_keys()
         return HostKeys([f"{name} {base64.b64encode(data).decode()}" for name, data in found.items()])
@@ -129,6 +135,7 @@ def _register(system: System, access: Access) -> None:
     when = {"when": Param("string", "local time: YYYY-MM-DD HH:MM[:SS]")}
     add(methods.CLOCK_SHOW, clock, doc="the clock, its time zone, and what keeps it")
     add(methods.LLDP_SHOW, lldp, doc="LLDP on the management port, and the neighbours there")
+    add(methods.SNMP_SHOW, snmp, doc="SNMPv3: state, engine, users, receivers, notifications")
     add(methods.CLOCK_SET, clock_set, "admin", "set the clock by hand, where no time server keeps it", when)
     count = Param("integer", "how many of the newest; 0: all in memory", required=False)
     least = Param("string", "this severity and worse", required=False, choices=WORDS)

@@ -66,6 +66,7 @@ def status(system: System, now: int) -> state.Status:
         datapath=datapath(system),
         data_partition=partition(system),
         protection=system.protection(),
+        snmp_failure=system.access.snmp.told if system.access is not None else "",
         power=system.power_due(),
         config=state.ConfigState(
             valid=system.config is not None,

@@ -69,6 +69,6 @@ API: tuple[str, ...] = (
     "version.show", "status.show", "segments.show", "guests.show", "remotes.show", "groups.show", "mirrors.show",
     "rules.show", "counters.show", "transitions.show", "incidents.show", "quarantine.show", "events.show",
     "crash-log.show", "boots.show", "drills.show", "management.show", "sessions.show", "config.status",
-    "config.history", "clock.show", "lldp.show", "ports.show", "power.show", "system.show", "api.schema",
+    "config.history", "clock.show", "lldp.show", "snmp.show", "ports.show", "power.show", "system.show", "api.schema",
 )  # fmt: skip
 """Methods whose answers are included if registered; if one fails, its file has the error."""

@@ -25,6 +25,7 @@ FILES: Final = {
     "dhcp": "dhcp.log",
     "ntp": "ntp.log",
     "lldp": "lldp.log",
+    "snmp": "snmp.log",
     "data-partition": "data-partition.log",
 }
 SOURCES: Final = (*FILES, "kernel", "guest")

@@ -23,7 +23,8 @@ _SIOCSIFTXQLEN = 0x8943
 IFF_UP, IFF_NOARP, IFF_PROMISC, IFF_LOWER_UP = 0x1, 0x80, 0x100, 0x10000
 TRANSPARENT = IFF_UP | IFF_PROMISC | IFF_NOARP
 """The flags of a port of a transparent device, see `prepare`."""
-_ETHTOOL_GDRVINFO = 0x3
+_ETHTOOL_GSET, _ETHTOOL_GDRVINFO = 0x1, 0x3
+_NO_SPEED = 0xFFFFFFFF
 _IFREQ = struct.Struct("=16sH22x")
 _IFREQ_NUMBER = struct.Struct("=16si20x")
 _SYSCTL = Path("/proc/sys/net")
@@ -81,6 +82,17 @@ def driver(ifname: str) -> str:
     except OSError:
         return "unknown"
     return about[4:36].split(b"\0")[0].decode()
+
+
+def speed(ifname: str) -> int | None:
+    """The speed of its link in Mbit/s; None: there is no link, or the driver does not say."""
+    try:
+        said = ethtool(ifname, struct.pack("=I40x", _ETHTOOL_GSET))
+    except OSError:
+        return None
+    low, high = struct.unpack_from("=H", said, 12)[0], struct.unpack_from("=H", said, 28)[0]
+    found = int(low | high << 16)
+    return found if 0 < found < _NO_SPEED and found != 0xFFFF else None
 
 
 def disable_ipv6(ifname: str) -> None:

@@ -22,6 +22,7 @@ _RTM_GETSTATS, _STATS_LINK_64 = 94, 1  # IFLA_STATS_LINK_64
 _ERROR = 2  # NLMSG_ERROR
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300  # NLM_F_
 _RTMGRP_LINK = 1
+_IFLA_ADDRESS, _IFLA_MTU = 1, 4
 _IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_STATS64, _IFLA_XDP = 3, 18, 23, 43
 _IFLA_INFO_DATA = 2
 _TUN_SEVERAL, _TUN_QUEUES, _TUN_DISABLED = 7, 8, 9  # IFLA_TUN_MULTI_QUEUE, _NUM_QUEUES, _NUM_DISABLED_QUEUES
@@ -34,6 +35,7 @@ _NUMBER = struct.Struct("=I")
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
 _IFINFO = struct.Struct("=BxHiII")  # family, device type, index, flags, change
 _STATS = struct.Struct("=8Q")  # packets in, out, bytes in, out, errors in, out, dropped in, out
+_COUNTED = struct.Struct("=9Q")  # the same, and multicast in
 _ANSWERS_S = 10.0  # timeout of a question about one link: a change of any link blocks the answers
 _IFSTATS = struct.Struct("=BxxxII")  # family, index, bit set of what is asked for
 
@@ -59,6 +61,34 @@ class LinkCounters(NamedTuple):
     tx_packets: int
     rx_dropped: int
     tx_dropped: int
+
+
+class Interface(NamedTuple):
+    """A device with what network management asks for. Counters are the kernel's, since the device exists."""
+
+    mac: bytes
+    mtu: int
+    flags: int  # IFF_
+    rx_packets: int
+    tx_packets: int
+    rx_bytes: int
+    tx_bytes: int
+    rx_errors: int
+    tx_errors: int
+    rx_dropped: int
+    tx_dropped: int
+    multicast: int  # received
+    speed: int | None = None  # Mbit/s; of another question, which netlink does not answer for all drivers
+
+    @property
+    def up(self) -> bool:
+        """Administratively."""
+        return bool(self.flags & IFF_UP)
+
+    @property
+    def link(self) -> bool:
+        """Whether it has a carrier."""
+        return bool(self.flags & IFF_LOWER_UP)
 
 
 class TapQueues(NamedTuple):
@@ -141,6 +171,18 @@ def _ask_link(index: int, patience_s: float = _ANSWERS_S) -> bytes:
         answer = opened.recv(1 << 17)
     _raise_error(answer)
     return answer
+
+
+def interface(ifname: str) -> Interface:
+    """A device of this namespace. OSError: there is no such device, or no answer. Waits as `tap_queues` does."""
+    answer = _ask_link(socket.if_nametoindex(ifname), 2.0)
+    _, _, _, flags, _ = _IFINFO.unpack_from(answer, _HEADER.size)
+    said = dict(attributes(answer[_HEADER.size + _IFINFO.size :]))
+    counted = said.get(_IFLA_STATS64, b"")
+    if len(counted) < _COUNTED.size:
+        raise OSError("netlink: the device has no counters")
+    mtu = _NUMBER.unpack(said[_IFLA_MTU])[0] if len(said.get(_IFLA_MTU, b"")) == _NUMBER.size else 0
+    return Interface(said.get(_IFLA_ADDRESS, b""), mtu, flags, *_COUNTED.unpack_from(counted))
 
 
 def receive_counters(ifname: str) -> dict[str, int]:

@@ -49,6 +49,11 @@ class Program:
         """Its process id; 0 if it does not run."""
         return self._process.pid if self._process is not None else 0
 
+    @property
+    def adopted(self) -> bool:
+        """Whether an earlier bypassd started it."""
+        return self._process is not None and not self._process.child
+
     async def want(self, words: list[str] | None) -> None:
         """Run it with this command line, or end it (None). A program with another command line is ended first."""
         if not self._looked:

@@ -47,6 +47,7 @@ class Kind(StrEnum):
     MANAGEMENT = "management"
     SYSLOG = "syslog"
     AAA = "aaa"
+    SNMP = "snmp"
     UNKNOWN = ""  # written by a version that knows more kinds; the whole text is the name
 
 
@@ -182,6 +183,9 @@ class Notice(Enum):
     EVENTS_LOST = auto()
     AAA_FAILED = auto()
     AAA_WORKS = auto()
+    SNMP_FAILED = auto()
+    SNMP_WORKS = auto()
+    SNMP_REFUSED = auto()
     POWER = auto()
     CLOCK_SET = auto()
     BUTTON = auto()
@@ -210,6 +214,9 @@ _NOTICES: dict[Notice, tuple[Severity, Cause | None]] = {
     Notice.MANAGEMENT_WORKS: (Severity.NOTICE, Cause.HEALTHY),
     Notice.AAA_FAILED: (Severity.WARNING, Cause.AAA_FAULT),
     Notice.AAA_WORKS: (Severity.NOTICE, Cause.HEALTHY),
+    Notice.SNMP_FAILED: (Severity.WARNING, Cause.SNMP_FAULT),
+    Notice.SNMP_WORKS: (Severity.NOTICE, Cause.HEALTHY),
+    Notice.SNMP_REFUSED: (Severity.WARNING, Cause.LOGIN_FAILED),
     Notice.EVENTS_LOST: (Severity.WARNING, None),
     Notice.POWER: (Severity.WARNING, Cause.STOPPING),
     Notice.CLOCK_SET: (Severity.WARNING, Cause.OPERATOR),

@@ -36,6 +36,7 @@ PACKAGES = (
     "lldpd",
     "python3",
     "qemu-utils",
+    "snmpd",
     "udev",
     "wireguard-tools",
 )
@@ -96,6 +97,8 @@ TRIM = (
     "etc/chrony",
     "usr/share/i18n",
     "usr/share/qemu/keymaps",
+    "usr/share/snmp",
+    "etc/snmp",
     "usr/share/qemu/trace-events*",
     "var/cache/*",
     "var/lib/apt",

@@ -23,6 +23,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "BR2_PACKAGE_GNUPG2": ("gpg",),
     "BR2_PACKAGE_IPROUTE2": ("bridge", "ip", "ss", "tc"),
     "BR2_PACKAGE_LLDPD": ("lldpcli", "lldpd"),
+    "BR2_PACKAGE_NETSNMP_SERVER": ("snmpd",),
     "BR2_PACKAGE_PYTHON3": ("python3",),
     "BR2_PACKAGE_QEMU_SYSTEM": ("qemu-system-x86_64",),
     "BR2_PACKAGE_QEMU_TOOLS": ("qemu-img",),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from console.line.command import Arg, Command, Option
 from console.line.configure_commands import FORM, TAKEOVER, UNIT, WHICH
-from console.line.machine_commands import CLOCK, LICENCES, LLDP, LOGS, PORTS, POWER, SYSTEM
+from console.line.machine_commands import CLOCK, LICENCES, LLDP, LOGS, PORTS, POWER, SNMP, SYSTEM
 from console.line.reach_commands import REACH
 
 JSON = Option("--json", "print data as JSON")
@@ -622,7 +622,7 @@ TOPICS: dict[str, tuple[Command, ...]] = {
     "Frames": CAPTURE,
     "Configuration": CONFIGURATION,
     "Live": MONITOR,
-    "Machine": (*POWER, *CLOCK, *PORTS, *LLDP, *LOGS, *SYSTEM, *LICENCES),
+    "Machine": (*POWER, *CLOCK, *PORTS, *LLDP, *SNMP, *LOGS, *SYSTEM, *LICENCES),
     "Network": REACH,
     "Tools": TOOLS,
     "Terminal": TERMINAL,

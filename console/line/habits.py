@@ -32,10 +32,6 @@ _FILES = (
 )
 _DISCARD = "`discard`, then `exit`"
 _END = "use `reboot` or `poweroff`"
-_NO_SNMP = (
-    "there is no SNMP agent; in `configure`, `set metrics enabled true` offers metrics and `set syslog servers SERVER`"
-    " sends events"
-)
 
 SHELL: tuple[Habit, ...] = (
     Habit("configure", "configure"),  # `conf` alone may be `configuration` as well
@@ -52,6 +48,10 @@ SHELL: tuple[Habit, ...] = (
     Habit("show radius", "show aaa"),
     Habit("show tacacs", "show aaa"),
     Habit("show lldp neighbours", "show lldp"),
+    Habit("show snmp user", "show snmp"),
+    Habit("show snmp users", "show snmp"),
+    Habit("show snmp-server", "show snmp"),
+    Habit("show snmp engineid", "show snmp"),
     Habit("reload", "reboot"),
     Habit("show ip", "show management"),
     Habit("confirm", "configuration confirm"),
@@ -61,7 +61,6 @@ SHELL: tuple[Habit, ...] = (
     Habit("ping -c", answer="use `ping HOST count 3`", whole=True),
     Habit("telnet", answer="use `tcp HOST 22` to try a connection to a port", whole=True),
     Habit("show tech-support", answer="use `support-bundle FILE`"),
-    Habit("show snmp", answer=_NO_SNMP),
     *(Habit(word, answer=_END, whole=True) for word in ("shutdown", "halt", "request system")),
     Habit("erase", answer="use `factory-reset`", whole=True),
     Habit("write", answer=_KEPT),

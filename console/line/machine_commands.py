@@ -104,6 +104,16 @@ LLDP = (
     ),
 )
 
+SNMP = (
+    Command(
+        ("show", "snmp"),
+        "SNMPv3: state, engine, users, receivers, notifications sent",
+        "snmp.show",
+        view="snmp",
+        options=(JSON,),
+    ),
+)
+
 _SOURCES = {
     "supervisor": "the appliance itself: states, commits, guests (default)",
     "kernel": "the kernel: drivers, links, errors",
@@ -112,6 +122,7 @@ _SOURCES = {
     "dhcp": "DHCP client of the management port",
     "ntp": "NTP client",
     "lldp": "LLDP daemon",
+    "snmp": "SNMP agent",
     "data-partition": "check and mount of the data partition at the start",
 }
 

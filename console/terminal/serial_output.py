@@ -82,7 +82,8 @@ def _halve(file: BinaryIO) -> None:
     file.truncate()
 
 
-_SECRET = re.compile(r"\bsecret\s+\S")  # the key of RADIUS and TACACS+ servers
+_SECRET = re.compile(r"\b(?:sec\w*|auth_\w*|priv_\w*)\s+\S")
+"""Keys of RADIUS and TACACS+ servers, passphrases of SNMP users; a key may be abbreviated."""
 
 
 class _KeptHistory(FileHistory):

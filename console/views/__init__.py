@@ -57,6 +57,7 @@ _WHERE: dict[str, str] = {
     "aaa": "aaa.aaa",
     "aaa-test": "aaa.tried",
     "lldp": "access.lldp",
+    "snmp": "snmp.snmp",
     "ports": "ports.table_of_all",
     "port": "ports.one",
     "reach-ping": "machine.ping",

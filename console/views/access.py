@@ -81,5 +81,7 @@ def management(data: Any, style: Style = PLAIN) -> str:
     if data.get("serial_line"):
         lines.append(f"{paint('console', BOLD, style)}: {cell(data['serial_line'])}")
     lines.append(about("metrics", data.get("metrics"), style))
+    if isinstance(data.get("snmp"), dict):
+        lines.append(about("snmp", data["snmp"], style))
     blocks = ["\n".join(lines), _blocked(ssh, style), _users(data, style), _servers(data, style)]
     return "\n\n".join(block for block in blocks if block)

@@ -111,6 +111,8 @@ def banner(status: Row, style: Style = PLAIN) -> str:
     stuck = [row for row in rows if row not in bypassed and row.get("want") in ("bypass", "disconnect")]
     if stuck:
         lines.append(alarm([f"segment {why}" for row in stuck for why in _astray(row)], style, "STILL INLINE"))
+    if status.get("snmp_failure"):
+        lines.append(alarm([cell(status["snmp_failure"])], style, "SNMP"))
     partition = status.get("data_partition")
     if isinstance(partition, dict) and partition.get("alarm"):
         lines.append(alarm([cell(partition["alarm"])], style, "DATA PARTITION"))

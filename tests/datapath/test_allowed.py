@@ -52,7 +52,7 @@ class Net:
         netns.run("ip", "-n", name, *words)
 
     def let(self, *networks: str) -> None:
-        asyncio.run(self.port.allow(Management(address="10.88.0.2/24", allow=networks), [22, 9469]))
+        asyncio.run(self.port.allow(Management(address="10.88.0.2/24", allow=networks), [22, 9469], [161]))
 
     def reaches(self, source: str, port: int = 22) -> bool:
         """Whether a connection from this address opens."""
@@ -112,18 +112,18 @@ def test_the_next_filter_sees_what_is_let_in(net: Net) -> None:
 
 
 def frame(source: str, port: int, *, header: int = 6) -> bytes:
-    """The beginning of a TCP segment to a port."""
+    """The beginning of a segment to a port: of TCP, if no other header is given."""
     segment = port.to_bytes(2, "big") * 2 + bytes(16)
     if ":" in source:
         sent, to = (socket.inet_pton(socket.AF_INET6, address) for address in (source, "fd00:88::2"))
         return bytes(12) + b"\x86\xdd" + b"\x60\0\0\0\0\x14" + bytes((header, 64)) + sent + to + segment
     ends = socket.inet_aton(source) + socket.inet_aton("10.88.0.2")
-    return bytes(12) + b"\x08\0" + b"\x45\0\0\x28\0\0\0\0\x40\x06\0\0" + ends + segment
+    return bytes(12) + b"\x08\0" + b"\x45\0\0\x28\0\0\0\0\x40" + bytes((header, 0, 0)) + ends + segment
 
 
 def test_frames_that_are_dropped() -> None:
     """A port behind an extension header cannot be seen: such frames of others are dropped whatever they carry."""
-    program = libpcap.make_program(libpcap.compile_text(allowed.expression(NETWORKS, [22, 9469])))
+    program = libpcap.make_program(libpcap.compile_text(allowed.expression(NETWORKS, [22, 9469], [161])))
 
     def dropped(data: bytes) -> bool:
         return bool(libpcap.run(program, data))
@@ -133,3 +133,8 @@ def test_frames_that_are_dropped() -> None:
     assert [dropped(frame("fd00:99::1", 22, header=header)) for header in (6, 0, 44, 60)] == [True] * 4
     assert [dropped(frame("fd00:99::1", 23, header=header)) for header in (6, 17, 58)] == [False] * 3
     assert [dropped(frame("fd00:88::7", 22, header=header)) for header in (6, 0, 44)] == [False] * 3
+    for source, allowed_one in (("10.88.0.99", "10.88.0.3"), ("fd00:99::1", "fd00:88::7")):
+        assert dropped(frame(source, 161, header=17))
+        assert not dropped(frame(source, 161)), "TCP is not that service"
+        assert not dropped(frame(source, 22, header=17))
+        assert not dropped(frame(allowed_one, 161, header=17))

@@ -111,6 +111,7 @@ ASKED: list[tuple[str, dict[str, object]]] = [
     ("clock.show", {}),
     ("aaa.show", {}),
     ("lldp.show", {}),
+    ("snmp.show", {}),
     ("ports.show", {}),
     ("licences.show", {}),
     ("licence.show", {"name": "msgspec"}),

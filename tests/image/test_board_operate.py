@@ -25,6 +25,7 @@ from appliance.system.password import hashed
 from tests.support import board_appliance
 from tests.support.board_admin import ADDRESS, PASSWORD, READY_S, Admin, commit, new_board
 from tests.support.board_appliance import show, wait_until
+from tests.support.snmp_manager import AUTH, PRIV, Manager, Receiver
 
 pytestmark = pytest.mark.slow  # three boots on a board of its own
 
@@ -36,8 +37,17 @@ SHOWN = (
     *("show status", "show segments", "show guests", "show guest ips1", "show rules", "show rules detail"),
     *("show counters", "show transitions", "show events", "show management", "show sessions", "show version"),
     *("show system", "show ports", "show port lan0", "show clock", "show boots", "show drills", "show aaa"),
-    *("show commits", "show images", "show incidents", "show reboot", "show lldp", "show licences", "show terminal"),
-    *("show log lines 20", "help"),
+    *(
+        "show commits",
+        "show images",
+        "show incidents",
+        "show reboot",
+        "show lldp",
+        "show snmp",
+        "show licences",
+        "show terminal",
+    ),
+    *("show terminal", "show log lines 20", "help"),
 )  # a configuration is not among them: it is shown as it was written
 
 
@@ -290,6 +300,54 @@ def test_lldp_names_both_ends_of_the_management_cable(fresh: Board, admin: Admin
     finally:
         for one in heard.values():
             one.close()
+
+
+def test_snmp_tells_ports_and_relay_and_a_receiver_hears_of_an_order(
+    fresh: Board, admin: Admin, tmp_path: Path
+) -> None:
+    """A manager at the management port walks as a user with a passphrase; a wrong one is refused and counted."""
+    ports, oper, wrong = ".1.3.6.1.2.1.31.1.1.1", ".1.3.6.1.2.1.131.1.1.1.3.101", ".1.3.6.1.6.3.15.1.1.5.0"
+    manager = Manager(fresh.mgmt.namespace, ADDRESS, patience_s=10)
+    commit(
+        fresh,
+        ("set", "snmp", "user", "monitor", "auth_passphrase", AUTH),
+        ("set", "snmp", "user", "monitor", "priv_passphrase", PRIV),
+        ("set", "snmp", "receiver", "nms", "address", HOST, "user", "monitor"),
+        ("set", "snmp", "location", "rack 7"),
+        ("set", "snmp", "enabled", "true"),
+    )
+    said = wait_until(fresh, lambda: (row := data(admin, "show snmp"))["state"] == "listening" and row, "SNMP listens")
+    for shown in ("show configuration", "show configuration as set"):
+        text = typed(admin, shown)
+        assert AUTH not in text
+        assert "<hidden>" in text
+    receiver = Receiver(fresh.mgmt.namespace, tmp_path / "trapd", "monitor", engine=said["engine"])
+    try:
+        status, text = manager.ask("snmpbulkwalk", ports)
+        assert status == 0, text
+        for index, port in enumerate(("lan0", "wan0", "mgmt0"), 1):
+            assert f'{ports}.1.{index} = STRING: "{port}"' in text
+            assert f"{ports}.10.{index} = Counter64: " in text, f"octets sent by {port}"
+        assert re.search(rf"{re.escape(ports)}\.10\.3 = Counter64: [1-9]", text), "the answers left by mgmt0"
+        assert f'{ports}.18.1 = STRING: "main/lan"' in text
+        wait_until(fresh, lambda: manager.ask("snmpget", oper)[1].strip().endswith("INTEGER: 3"), "it is inline")
+        status, text = manager.ask("snmpget", oper, auth="wrong horse")
+        assert (status, "Authentication failure" in text) == (1, True)
+        assert re.search(r"Counter32: [1-9]", manager.ask("snmpget", wrong)[1])
+        wait_until(fresh, lambda: data(admin, "show snmp")["users"][0]["refused"] >= 1, "it is counted")
+        typed(admin, "segment main bypass")
+        line = receiver.says(".1.3.6.1.2.1.131.0.2", "bypass: operator", within_s=READY_S)
+        assert ".1.3.6.1.2.1.131.1.1.1.2.101 = INTEGER: 2" in line, "locked by an order"
+        typed(admin, "segment main auto")
+        receiver.says(".1.3.6.1.2.1.131.0.1", "inline", within_s=READY_S)
+        assert data(admin, "show snmp")["sent"]["entStateOperDisabled"] == 1
+        uids = fresh.sh("grep ^Uid: /proc/$(pidof snmpd)/status").output.split()[1:]
+        assert uids
+        assert "0" not in uids
+        commit(fresh, ("set", "snmp", "enabled", "false"))
+        assert fresh.sh("pidof snmpd", check=False).status != 0
+    finally:
+        receiver.close()
 
 
 def test_a_reboot_over_ssh_closes_the_relay_first(fresh: Board, admin: Admin) -> None:

@@ -75,6 +75,25 @@ LLDP = machine.Lldp(
 )
 
 
+SNMP = machine.Snmp(
+    state="listening",
+    detail="",
+    port=161,
+    engine="80001f880576e10ba11f0c2ad5",
+    boots=66,
+    users=[
+        machine.SnmpUser("monitor", "read", "sha-256", "aes-128", 3),
+        machine.SnmpUser("signs", "notify", "sha-512", "aes-128", 0),
+    ],
+    receivers=[machine.SnmpReceiver("nms", "2001:db8::162", 162, "inform", "signs")],
+    requests=1204,
+    sent={"entStateOperDisabled": 2, "linkDown": 1},
+    lost=1,
+    waiting=0,
+    last=machine.SnmpSent("entStateOperDisabled", "segment main", "2026-11-30T13:59:58.125+00:00"),
+)
+
+
 PORTS = [
     machine.Port(
         name="lan0",
@@ -130,6 +149,7 @@ class MachineDaemon(FakeDaemon):
         self._drills()
         self._clock()
         self._lldp()
+        self._snmp()
         self._ports()
         self._reach()
         self._logs()
@@ -234,6 +254,12 @@ class MachineDaemon(FakeDaemon):
             return LLDP
 
         self.registry.add(methods.LLDP_SHOW, show)
+
+    def _snmp(self) -> None:
+        async def show(_: Params) -> machine.Snmp:
+            return SNMP
+
+        self.registry.add(methods.SNMP_SHOW, show)
 
     def _power(self) -> None:
         async def plan(params: Params) -> machine.PowerPlan:

@@ -50,6 +50,14 @@ class User(Answer):
     keys: int
 
 
+class SnmpState(Answer):
+    """SNMPv3; `snmp.show` has the rest."""
+
+    state: Annotated[str, Meta(description="off, listening or failed")]
+    detail: Detail
+    port: int
+
+
 class Metrics(Answer):
     """The OpenMetrics endpoint. `port` is 0 while it is off."""
 
@@ -83,6 +91,7 @@ class Management(Answer):
     users: list[User]
     serial_line: Annotated[str, Meta(description="asks for a login, or why it is open")]
     metrics: Metrics
+    snmp: SnmpState
     syslog: list[Syslog]
 
 

@@ -91,6 +91,51 @@ class Lldp(Answer):
     neighbours: list[LldpNeighbour]
 
 
+class SnmpUser(Answer):
+    """A user of SNMPv3."""
+
+    name: str
+    access: Annotated[str, Meta(description="read, or notify: only to sign notifications")]
+    auth: str
+    priv: str
+    refused: Annotated[int, Meta(description="messages with a wrong passphrase, since bypassd started")]
+
+
+class SnmpReceiver(Answer):
+    """Who gets notifications."""
+
+    name: str
+    address: str
+    port: int
+    kind: Annotated[str, Meta(description="trap or inform")]
+    user: str
+
+
+class SnmpSent(Answer):
+    """A notification."""
+
+    name: Annotated[str, Meta(description="linkDown, entStateOperDisabled, mteTriggerFired, ...")]
+    subject: Annotated[str, Meta(description='what it tells of: "port lan0", "segment main"')]
+    when: When
+
+
+class Snmp(Answer):
+    """SNMPv3 on the management port. `boots`: starts of the engine; `lost`: too frequent, or not taken by snmpd."""
+
+    state: Annotated[str, Meta(description="off, listening or failed")]
+    detail: Detail
+    port: int
+    engine: Annotated[str, Meta(description="engine id, hexadecimal; empty: it was never on")]
+    boots: int
+    users: list[SnmpUser]
+    receivers: list[SnmpReceiver]
+    requests: Annotated[int, Meta(description="that snmpd passed on to bypassd")]
+    sent: Annotated[dict[str, int], Meta(description="notifications since bypassd started, by name")]
+    lost: int
+    waiting: int
+    last: SnmpSent | None
+
+
 class Port(Answer, kw_only=True):
     """A port of the board. `segment`: "main/lan". Counters are the kernel's, since the device exists."""
 

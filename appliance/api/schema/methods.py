@@ -141,6 +141,7 @@ MANAGEMENT_UNBLOCK = _method("management.unblock", Done, (NotFoundError, Refused
 CLOCK_SET = _method("clock.set", Done, (RefusedError,))
 CLOCK_SHOW = _method("clock.show", machine.Clock)
 LLDP_SHOW = _method("lldp.show", machine.Lldp)
+SNMP_SHOW = _method("snmp.show", machine.Snmp)
 PORT_SHOW = _method("port.show", machine.PortDetails, (NotFoundError,))
 PORTS_SHOW = _method("ports.show", list[machine.Port])
 POWER_CANCEL = _method("power.cancel", Done, (NotFoundError, RefusedError))

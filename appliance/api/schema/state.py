@@ -269,6 +269,7 @@ class Status(Answer):
     datapath: Datapath
     data_partition: Partition
     protection: Protection
+    snmp_failure: Annotated[str, Meta(description="why nobody can read by SNMP, although it is on; empty: all is well")]
     power: PowerOrder
     config: ConfigState
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from appliance.config.check import verify_aaa, verify_remote
+from appliance.config.check import verify_aaa, verify_remote, verify_snmp
 from appliance.config.check.evaded_rules import evaded
 from appliance.config.check.filter_traps import traps
 from appliance.config.check.unreachable_rules import Finding, never
@@ -61,6 +61,7 @@ def lint(config: Config, old: Config | None = None, down: Mapping[str, str] = NO
         *_unused(config),
         *verify_aaa.remarks(config),
         *verify_remote.remarks(config),
+        *verify_snmp.remarks(config),
     ]
     return sorted(found, key=lambda finding: finding.severity != "warning")
 

@@ -10,7 +10,16 @@ import ipaddress
 from collections.abc import Callable
 from typing import Any, Final
 
-from appliance.config.check import load, public_key, verify, verify_aaa, verify_access, verify_machine, verify_remote
+from appliance.config.check import (
+    load,
+    public_key,
+    verify,
+    verify_aaa,
+    verify_access,
+    verify_machine,
+    verify_remote,
+    verify_snmp,
+)
 from appliance.config.schema import secrets
 from appliance.errors import BypassError, FilterError
 from appliance.units import Duration, Size
@@ -85,6 +94,9 @@ _CHECKS: Final[dict[str, Callable[[Any], str]]] = {
     "syslog.ca": verify_access.ca_trouble,
     **{f"{table}.address": verify_aaa.address_trouble for table in ("radius", "tacacs")},
     **{f"{table}.secret": verify_aaa.secret_trouble for table in ("radius", "tacacs")},
+    "snmp.receiver.address": verify_aaa.address_trouble,
+    **{f"snmp.{key}": verify_snmp.text_trouble for key in ("location", "contact")},
+    **{f"snmp.user.{key}": verify_snmp.passphrase_trouble for key in ("auth_passphrase", "priv_passphrase")},
     "rule.match": _filter,
     "guest.accept": _filter,
     "remote.accept": _filter,

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from appliance.config.check import public_key, verify_aaa
+from appliance.config.check import public_key, verify_aaa, verify_snmp
 from appliance.config.check.finding import Finding
 from appliance.config.check.verify_probe import MANAGEMENT
 from appliance.config.schema import limits
@@ -19,7 +19,7 @@ _SYSTEM_NAMES = """\
 root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc nobody sshd bypass ftp
 dbus operator adm tty disk kmem dialout fax voice cdrom floppy tape sudo audio dip src shadow utmp video sasl plugdev
 staff users nogroup input sgx clock kvm render rdma wheel utempter netdev messagebus systemd-network systemd-journal
-systemd-timesync chrony bypass-admin bypass-operator bypass-viewer"""
+systemd-timesync chrony snmp bypass-admin bypass-operator bypass-viewer"""
 RESERVED = frozenset(_SYSTEM_NAMES.split())
 """Names of system users or groups, in either image."""
 
@@ -37,6 +37,7 @@ def findings(config: Config) -> Iterator[Finding]:
         yield Finding("metrics: enabled", ("metrics", "enabled"), what)
     if config.metrics.enabled and config.metrics.port == config.management.ssh_port:
         yield Finding("metrics: port", ("metrics", "port"), f"{config.metrics.port} is already the port of SSH")
+    yield from verify_snmp.findings(config, reachable=_has_address(config.management))
     yield from _guests(config)
     yield from _servers(config)
     yield from _allowed(config.management.allow)

@@ -161,6 +161,10 @@ def _words_for(leaf: Leaf, data: key_path.Data, ports: Sequence[str]) -> list[st
         return list(ports)
     if leaf.path == "rule.segment":
         return key_path.names(data.get("segment"), shape.tables("segment"))
+    if leaf.path == "snmp.receiver.user":
+        users = shape.find("snmp.user")
+        assert isinstance(users, Tables)
+        return key_path.names(key_path.look(data, ("snmp", "user")), users)
     if leaf.path in ("rule.path", "serve.path", "rule.mirrors.beside", *_OF_HOPS):
         groups = [] if leaf.path in _OF_HOPS else key_path.names(data.get("group"), shape.tables("group"))
         return _hops(data) + groups

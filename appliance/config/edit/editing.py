@@ -9,7 +9,7 @@ from collections.abc import Callable
 from appliance.api.rpc import Param, Params, Registry, caller
 from appliance.api.schema import configuration, methods
 from appliance.config.check import load
-from appliance.config.edit import at_once, hidden, key_path
+from appliance.config.edit import at_once, hidden, key_path, passphrases
 from appliance.config.edit.document import Document
 from appliance.config.edit.session import Session, T, problems, shown, texts
 from appliance.config.schema import limits, secrets, shape
@@ -78,7 +78,7 @@ class Editing:
             doc = self._session.candidate.document
             changes = key_path.assignments(params["words"], doc.data)
             at_once.refuse(changes, doc.data)
-            changes = [_known(change, doc.data) for change in changes]
+            changes = passphrases.as_keys([_known(change, doc.data) for change in changes], doc.data)
             first = changes[0]
             old = key_path.look(doc.data, first.path)
             for change in changes:

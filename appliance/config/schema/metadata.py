@@ -544,8 +544,8 @@ FIELDS: Final[dict[str, Field]] = {
         range=f"1500 .. {limits.MAX_MTU}",
     ),
     "management.allow": Field(
-        "networks from which SSH and metrics may be reached; empty: from everywhere. Open sessions from elsewhere end:"
-        " use `commit confirmed`",
+        "networks from which SSH, metrics and SNMP may be reached; empty: from everywhere. Open sessions from elsewhere"
+        " end: use `commit confirmed`",
         source="until configured",
         range="192.0.2.0/24 | 2001:db8::/64 | 192.0.2.7",
     ),
@@ -691,6 +691,40 @@ FIELDS: Final[dict[str, Field]] = {
     ),
     "metrics.enabled": Field("OpenMetrics on the management port", source="nothing is published by default"),
     "metrics.port": Field("TCP port of OpenMetrics", source="unused in the list of Prometheus exporters"),
+    "snmp.enabled": Field(
+        "SNMPv3 on the management port: ports, relays, segments and guests to read, notifications to receivers",
+        source="nothing is published by default",
+    ),
+    "snmp.port": Field("UDP port of SNMP", source="as registered"),
+    "snmp.location": Field("where the appliance is (sysLocation)", range="at most 255 characters"),
+    "snmp.contact": Field("who looks after it (sysContact)", range="at most 255 characters"),
+    "snmp.user": Field("users of SNMPv3, apart from those who log in"),
+    "snmp.user.name": Field("the name that managers use"),
+    "snmp.user.access": Field(
+        "read: may read everything that is offered, and sign notifications; notify: only the latter",
+        source="reading is the purpose of most users",
+    ),
+    "snmp.user.auth": Field(
+        "how messages are authenticated; another one needs both passphrases again, since their keys depend on it",
+        source="every manager of today has it",
+    ),
+    "snmp.user.auth_passphrase": Field(
+        "its passphrase; kept as a key, from which nobody reads it, and never shown",
+        range="8 to 128 characters",
+    ),
+    "snmp.user.priv": Field("how messages are encrypted", source="the only standard one that is not broken (RFC 3826)"),
+    "snmp.user.priv_passphrase": Field(
+        "the passphrase of the encryption; kept as a key, and never shown", range="8 to 128 characters"
+    ),
+    "snmp.receiver": Field("who gets notifications, by SNMPv3 too"),
+    "snmp.receiver.name": Field("the name used in this configuration"),
+    "snmp.receiver.address": Field("its address, reached through the management port", range="192.0.2.1 | 2001:db8::1"),
+    "snmp.receiver.user": Field("the user with whose keys they are signed and encrypted", range="a user of snmp"),
+    "snmp.receiver.port": Field("UDP port", source="as registered"),
+    "snmp.receiver.kind": Field(
+        "trap: sent once; inform: repeated until acknowledged, and the receiver has the user for its own engine",
+        source="every receiver takes traps",
+    ),
     "syslog.servers": Field(
         "where events are sent", range="udp://192.0.2.1:514 | tcp://[2001:db8::1]:601 | tls://192.0.2.1:6514"
     ),

@@ -343,7 +343,7 @@ class Management(_Struct, frozen=True):
     address6: str = ""  # IPv6 with prefix length, as "2001:db8::10/64"; "" = IPv6 off
     gateway6: str = ""
     mtu: PortMtu = 1500  # tunnels to remotes need more
-    allow: tuple[str, ...] = ()  # networks that may reach SSH and metrics; none named = all
+    allow: tuple[str, ...] = ()  # networks that may reach SSH, metrics and SNMP; none named = all
     dns: tuple[str, ...] = ()  # addresses of name servers; none named = those of DHCP
     ssh: bool = True  # SSH listens when there are an address and a user with a password or a key
     ssh_port: PortNumber = 22
@@ -426,6 +426,38 @@ class Metrics(_Struct, frozen=True):
     port: PortNumber = 9469
 
 
+class SnmpUser(_Struct, frozen=True):
+    """A user of SNMPv3 (RFC 3414), always with authentication and encryption. A passphrase is kept as its key."""
+
+    name: Name
+    access: Literal["read", "notify"] = "read"  # notify: only to sign notifications
+    auth: Literal["sha-256", "sha-384", "sha-512"] = "sha-256"  # RFC 7860
+    auth_passphrase: Secret = ""  # required, as the other one
+    priv: Literal["aes-128"] = "aes-128"  # RFC 3826
+    priv_passphrase: Secret = ""
+
+
+class SnmpReceiver(_Struct, frozen=True):
+    """Who gets notifications. `trap`: sent once; `inform`: repeated until it is acknowledged."""
+
+    name: Name
+    address: str
+    user: Name  # with whose keys they are signed and encrypted
+    port: PortNumber = 162
+    kind: Literal["trap", "inform"] = "trap"
+
+
+class Snmp(_Struct, frozen=True):
+    """SNMPv3 on the management port, to read only; there is no SNMPv1 and no SNMPv2c."""
+
+    enabled: bool = False
+    port: PortNumber = 161
+    location: Annotated[str, msgspec.Meta(max_length=255)] = ""  # sysLocation
+    contact: Annotated[str, msgspec.Meta(max_length=255)] = ""  # sysContact
+    user: tuple[SnmpUser, ...] = ()
+    receiver: tuple[SnmpReceiver, ...] = ()
+
+
 class Syslog(_Struct, frozen=True):
     """Events to syslog servers (RFC 5424), through the management port."""
 
@@ -454,6 +486,7 @@ class Config(_Struct, frozen=True):
     radius: tuple[Radius, ...] = ()
     tacacs: tuple[Tacacs, ...] = ()
     metrics: Metrics = Metrics()
+    snmp: Snmp = Snmp()
     syslog: Syslog = Syslog()
 
 

@@ -113,7 +113,7 @@ def test_error(text: str, expected: str) -> None:
 
 
 def test_secrets_leave_with_no_text() -> None:
-    assert {"password", "secret", "preshared_key"} == SECRET_KEYS
+    assert {"password", "secret", "preshared_key", "auth_passphrase", "priv_passphrase"} == SECRET_KEYS
     shown = redact(GOOD)
     assert HASH not in shown
     assert f'password = "{HIDDEN}"' in shown

@@ -28,7 +28,8 @@ def test_the_next_session_has_it(tmp_path: Path) -> None:
 def test_secrets_stay_out_of_it(tmp_path: Path) -> None:
     file = tmp_path / "history"
     kept = history(file)
-    for line in ("set radius r1 secret hunter2 hunter3", "show status"):
+    secret = ("set radius r1 secret hunter2 hunter3", "set radius r1 sec hunter2", "set snmp user u auth_pass hunter2")
+    for line in (*secret, "set snmp user u priv_passphrase hunter2", "show status"):
         kept.append_string(line)
     assert entries(file) == ["show status"]
     assert "hunter2" not in file.read_text()

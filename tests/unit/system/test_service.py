@@ -23,6 +23,7 @@ from appliance.hardware.board import parse
 from appliance.management.manager import Access
 from appliance.management.network import Seen
 from appliance.paths import Paths
+from appliance.snmp.facts import Facts
 from appliance.system import process, service
 from appliance.system.namespace import Namespace
 from appliance.system.process import start_time
@@ -184,7 +185,17 @@ def part(root: Path, config: Config | None, events: Events | None = None) -> Acc
     told = events or Events()
     log = Syslog(told, lan.space, lambda: "wire1", 1)
     endpoint = Endpoint(list, lan.space)
-    return Access(config, parse(BOARD), Paths(root), told, lan=lan, endpoint=endpoint, syslog=log, opened=lambda: None)
+    return Access(
+        config,
+        parse(BOARD),
+        Paths(root),
+        told,
+        lan=lan,
+        endpoint=endpoint,
+        syslog=log,
+        opened=lambda: None,
+        facts=lambda items: Facts(),
+    )
 
 
 def test_accounts_follow_the_configuration(root: Path) -> None:
