@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from simulator import Board
 
+from appliance.hardware.held_button import HOLD_S
 from tests.support import board_appliance
 from tests.support.board_appliance import SEGMENT
 from tests.support.board_traffic import carried, frames
@@ -52,6 +53,45 @@ def test_a_relay_drill_is_measured_and_kept(healthy: Board, tmp_path: Path) -> N
     assert [event["state"] for event in healthy.events.since(mark, event="relay")] == ["bypass", "inline"]
     kept = healthy.sh("cat /var/lib/bypass/drills.json").output
     assert '"kind": "relay"' in kept
+    board_appliance.wait_healthy(healthy)
+
+
+def test_a_button_that_is_held_bypasses_and_ends_that(healthy: Board, tmp_path: Path) -> None:
+    """A short press does nothing. Held for five seconds, it bypasses the segment; held again, that is over."""
+    mark = healthy.press(HOLD_S / 5)["n"]
+    healthy.wait_event(event="button", state="released", since=mark)
+    with frames(healthy, tmp_path) as streams:
+        closed = healthy.wait_event(event="relay", state="bypass", since=healthy.press(3 * HOLD_S)["n"])
+        carried(healthy, streams, closed["mono_ns"])
+        assert board_appliance.segment(healthy)["cause"] == "operator"
+        assert not healthy.events.since(mark, event="button", state="released")[1:], "it is still held"
+        healthy.wait_event(event="button", state="released", since=closed["n"])
+        opened = healthy.wait_event(event="relay", state="inline", since=healthy.press(3 * HOLD_S)["n"])
+        carried(healthy, streams, opened["mono_ns"])
+    assert [event["state"] for event in healthy.events.since(mark, event="relay")] == ["bypass", "inline"]
+    told = [text for text in board_appliance.events(healthy) if "button bypass was held" in text]
+    assert [text.rpartition("held: ")[2] for text in told] == [
+        "bypass for every segment", "auto for every segment"
+    ]  # fmt: skip
+    healthy.wait_event(event="button", state="released", since=opened["n"])
+
+
+@pytest.mark.slow
+def test_a_watchdog_drill_resets_the_machine_and_is_kept(healthy: Board, tmp_path: Path) -> None:
+    """The keeper stops feeding the watchdog, with the segments in bypass: the machine is reset, the link carries all the
+    while, and after the boot the result is there with its time."""
+    with healthy.panic_ordered(), frames(healthy, tmp_path) as streams:
+        mark = healthy.events.mark()
+        healthy.sh("bypass drill run watchdog now")
+        closed = healthy.wait_event(event="relay", state="bypass", since=mark)
+        carried(healthy, streams, closed["mono_ns"])
+        reset = healthy.wait_event(event="reset", since=mark, timeout=60)
+        opened = healthy.wait_event(event="relay", state="inline", since=reset["n"], timeout=board_appliance.PATIENCE_S)
+        carried(healthy, streams, opened["mono_ns"])
+    found = board_appliance.wait_until(healthy, lambda: drill(healthy, "watchdog"), "the result of the drill")
+    assert (found["passed"], found["by"]) == (True, "root")
+    assert healthy.events.since(mark, event="watchdog", stage=1)
+    assert 0 < found["reset_ms"] < 60_000
     board_appliance.wait_healthy(healthy)
 
 

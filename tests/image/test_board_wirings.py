@@ -20,7 +20,7 @@ from tests.support.board_admin import READY_S
 from tests.support.board_appliance import KEEPER, PATIENCE_S, SEGMENT
 
 OPENS = {"keep-alive-slow": "no edge any more", "controller": "controller's watchdog"}  # by itself, and why
-HANGS_MS = {"keep-alive-slow": 920, "controller": 2020, "disconnect": 2020}
+HANGS_MS = {"keep-alive-slow": 920, "controller": 2020, "disconnect": 2020, "expander": 2020}
 """How long the link is dead if the computer hangs, by the wiring's own facts and a watchdog of 2 s."""
 
 
@@ -44,7 +44,10 @@ def board(wired: Board, request: pytest.FixtureRequest) -> Iterator[Board]:
     yield from board_harness.watched(wired, request)
 
 
-def on(*names: str) -> pytest.MarkDecorator:
+SLOWLY = pytest.param("expander", marks=pytest.mark.slow)
+
+
+def on(*names: Any) -> pytest.MarkDecorator:
     """A test of these wirings."""
     return pytest.mark.parametrize("wired", names, indirect=True)
 
@@ -77,7 +80,7 @@ def broken(board: Board, part: str) -> Iterator[None]:
         board.mend_part(part)
 
 
-@on("keep-alive-slow", "controller", "disconnect")
+@on("keep-alive-slow", "controller", "disconnect", SLOWLY)
 def test_orders_move_the_relay(board: Board, tmp_path: Path) -> None:
     """Bypass and inline on every board, frames cross in both; disconnect where there is a second relay, which both
     neighbours see, and a refusal where there is none. The status page has the facts of the wiring."""
@@ -104,10 +107,10 @@ def test_orders_move_the_relay(board: Board, tmp_path: Path) -> None:
         board_traffic.carried(board, streams, opened["mono_ns"])
 
 
-@on("keep-alive-slow", "controller", "disconnect")
+@on("keep-alive-slow", "controller", "disconnect", SLOWLY)
 def test_a_keeper_that_is_killed(board: Board) -> None:
     """A line that toggles or falls back opens the relay at once. A controller stays inline until the next keeper
-    drives it, or its watchdog expires. In any case the link is inline again by itself."""
+    drives it, or its watchdog expires; an expander keeps its pins. In any case the link is inline again by itself."""
     wiring, mark = board.payload.wiring, board.events.mark()
     old = board.pids(KEEPER)[0]
     with broken(board, "watchdog-dead"):  # on a busy host the next keeper may come too late for it
