@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from pathlib import Path
 
 from simulator import netns
+
+from tests.support.waiting import wait_until
 
 ENVIRONMENT = {**os.environ, "MIBS": ""}
 AUTH, PRIV = "correct horse", "battery staple"
@@ -53,16 +54,19 @@ class Receiver:
                 env={**ENVIRONMENT, "SNMP_PERSISTENT_DIR": str(folder)},
             )
 
-    def says(self, *wanted: str, within_s: float = 15) -> str:
+    def says(self, *wanted: str) -> str:
         """The first line with all of this. Call it in a thread where an event loop must go on."""
-        ends = time.monotonic() + within_s
-        while True:
-            said = self._said.read_text(errors="replace")
-            for line in said.splitlines():
-                if all(each in line for each in wanted):
-                    return line
-            assert time.monotonic() < ends, f"{wanted} is not in:\n{said}"
-            time.sleep(0.05)
+        found: list[str] = []
+
+        def said() -> bool:
+            found[:] = [line for line in self._text().splitlines() if all(each in line for each in wanted)]
+            return bool(found)
+
+        wait_until(said, f"{wanted} in what the receiver says", explain=self._text)
+        return found[0]
+
+    def _text(self) -> str:
+        return self._said.read_text(errors="replace")
 
     def close(self) -> None:
         """End it."""
