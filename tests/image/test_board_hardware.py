@@ -78,8 +78,8 @@ def test_a_button_that_is_held_bypasses_and_ends_that(healthy: Board, tmp_path: 
 
 @pytest.mark.slow
 def test_a_watchdog_drill_resets_the_machine_and_is_kept(healthy: Board, tmp_path: Path) -> None:
-    """The keeper stops feeding the watchdog, with the segments in bypass: the machine is reset, the link carries all the
-    while, and after the boot the result is there with its time."""
+    """The keeper stops feeding the watchdog, with the segments in bypass: the machine is reset, the link carries all
+    the while, and after the boot the result is there with its time."""
     with healthy.panic_ordered(), frames(healthy, tmp_path) as streams:
         mark = healthy.events.mark()
         healthy.sh("bypass drill run watchdog now")
