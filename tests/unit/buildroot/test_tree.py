@@ -255,6 +255,17 @@ class TestPostBuild:
         assert self.run(target).returncode == 0
         assert (target / "etc/ssl/cert.pem").read_text() == "authorities\n"
 
+    def test_of_glib_only_what_qemu_needs_is_left(self, target: Path) -> None:
+        """QEMU needs libglib and libgmodule; that it is built without libgio stands in external.mk."""
+        library = target / "usr/lib"
+        library.mkdir()
+        for name in ("gio", "girepository", "glib", "gmodule", "gobject", "gthread"):
+            (library / f"lib{name}-2.0.so.0.8400.4").write_text("")
+            (library / f"lib{name}-2.0.so.0").symlink_to(f"lib{name}-2.0.so.0.8400.4")
+        assert self.run(target).returncode == 0
+        assert sorted(path.name.partition("-")[0] for path in library.iterdir()) == ["libglib"] * 2 + ["libgmodule"] * 2
+        assert "--disable-gio" in (TREE / "external.mk").read_text()
+
     def test_another_inittab_is_an_error(self, target: Path) -> None:
         (target / "etc/inittab").write_text("# busybox's own\n")
         done = self.run(target)
