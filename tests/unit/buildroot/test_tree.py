@@ -322,6 +322,43 @@ class TestCheckRefuses:
         assert (done.returncode, "made for 2026.02.x" in done.stderr) == (1, True)
 
 
+class TestImage:
+    """image.sh with a make-believe Buildroot, which only says that it builds."""
+
+    @pytest.fixture
+    def top(self, tmp_path: Path) -> Path:
+        """A tree that makes an output folder's Makefile as Buildroot does, and knows one package."""
+        top = tmp_path / "top"
+        (top / "utils").mkdir(parents=True)
+        package = {"busybox": {"name": "busybox", "version": "1", "type": "target", "licenses": "unknown"}}
+        (top / "packages.json").write_text(json.dumps(package))
+        (top / "Makefile").write_text(
+            "export BR2_VERSION := 2026.02.3\n"
+            "defconfig:\n\t@cp $(CURDIR)/Makefile $(CURDIR)/packages.json $(O)/\n"
+            "all:\n\t@touch $(CURDIR)/was-built\n"
+            "show-info:\n\t@cat $(CURDIR)/packages.json\n"
+            ".DEFAULT_GOAL := all\n"
+        )
+        tool = top / "utils/generate-cyclonedx"
+        tool.write_text("""#!/bin/sh\necho '{"components": [], "dependencies": []}'\n""")
+        tool.chmod(0o755)
+        return top
+
+    def test_a_package_without_a_licence_is_named_before_the_build(self, top: Path, tmp_path: Path) -> None:
+        """Not after it, which takes an hour."""
+        words = [TREE / "image.sh", "qemu-x86_64", top, tmp_path / "out"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert (done.returncode, "packages without a licence: busybox" in done.stderr) == (1, True), done.stderr
+        assert not (tmp_path / "out/buildroot/was-built").exists()
+
+    def test_a_known_licence_lets_it_build(self, top: Path, tmp_path: Path) -> None:
+        info = top / "packages.json"
+        info.write_text(info.read_text().replace("unknown", "GPL-2.0"))
+        words = [TREE / "image.sh", "qemu-x86_64", top, tmp_path / "out"]
+        subprocess.run(words, capture_output=True, text=True, check=False)  # ends with no images to hand on
+        assert (tmp_path / "out/buildroot/was-built").exists()
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A target folder whose busybox has shared libraries, and the files that the build leaves for the disk."""
