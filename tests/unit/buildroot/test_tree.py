@@ -346,7 +346,7 @@ class TestImage:
 
     def test_a_package_without_a_licence_is_named_before_the_build(self, top: Path, tmp_path: Path) -> None:
         """Not after it, which takes an hour."""
-        words = [TREE / "image.sh", "qemu-x86_64", top, tmp_path / "out"]
+        words = [str(TREE / "image.sh"), "qemu-x86_64", str(top), str(tmp_path / "out")]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         assert (done.returncode, "packages without a licence: busybox" in done.stderr) == (1, True), done.stderr
         assert not (tmp_path / "out/buildroot/was-built").exists()
@@ -354,7 +354,7 @@ class TestImage:
     def test_a_known_licence_lets_it_build(self, top: Path, tmp_path: Path) -> None:
         info = top / "packages.json"
         info.write_text(info.read_text().replace("unknown", "GPL-2.0"))
-        words = [TREE / "image.sh", "qemu-x86_64", top, tmp_path / "out"]
+        words = [str(TREE / "image.sh"), "qemu-x86_64", str(top), str(tmp_path / "out")]
         subprocess.run(words, capture_output=True, text=True, check=False)  # ends with no images to hand on
         assert (tmp_path / "out/buildroot/was-built").exists()
 
