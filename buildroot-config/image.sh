@@ -23,18 +23,26 @@ say "Buildroot $version in $top, board $board"
 configure "$board" "$work" >"$out/configure.log" 2>&1 || give_up "the defconfig cannot be loaded: see $out/configure.log"
 buildroot -s -C "$work" show-info >"$work/info.json" 2>"$work/info.log" || give_up "show-info: $(tail -n 3 "$work/info.log")"
 export THROUGHWIRE_PYTHON=$python THROUGHWIRE_INFO=$work/info.json
+
+# reports FOLDER [--target DIR]: bill of materials and licence report. Buildroot's tool fetches the list of SPDX licences
+# once, into the folder of downloads.
+reports() {
+	BR2_DL_DIR=${BR2_DL_DIR:-$top/dl} "$top/utils/generate-cyclonedx" -i "$work/info.json" >"$work/cyclonedx.json" ||
+		give_up "generate-cyclonedx failed: without a network put spdx-1.6.schema.json into \$BR2_DL_DIR/cyclonedx"
+	PYTHONPATH="$here/../board" "$python" -m imagebuild.sbom --board "$board" --info "$work/info.json" \
+		--cyclonedx "$work/cyclonedx.json" --out "$@"
+}
+
+target=()
 if [ -n "$build" ]; then
+	# First without the target folder: a package without a licence is named now, not after an hour
+	mkdir -p "$work/reports"
+	reports "$work/reports"
 	buildroot -C "$work"
 	for file in disk.img bzImage initrd.gz rootfs.squashfs; do cp --sparse=always "$work/images/$file" "$out/$file"; done
+	target=(--target "$work/target")
 fi
-
-# Buildroot's tool fetches the list of SPDX licences once, into the folder of downloads
-BR2_DL_DIR=${BR2_DL_DIR:-$top/dl} "$top/utils/generate-cyclonedx" -i "$work/info.json" >"$work/cyclonedx.json" ||
-	give_up "generate-cyclonedx failed: without a network put spdx-1.6.schema.json into \$BR2_DL_DIR/cyclonedx"
-target=()
-[ ! -d "$work/target" ] || target=(--target "$work/target")
-PYTHONPATH="$here/../board" "$python" -m imagebuild.sbom --board "$board" --info "$work/info.json" \
-	--cyclonedx "$work/cyclonedx.json" --out "$out" "${target[@]}"
+reports "$out" "${target[@]}"
 
 rm -f "$out/configure.log"
 cd "$out"

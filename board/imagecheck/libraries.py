@@ -18,8 +18,11 @@ from imagecheck import uses
 
 FOLDERS = ("lib64", "lib", "usr/lib64", "usr/lib")
 """Where the loader looks for libraries, from the root of the file system."""
-OPENED_BY_GLIBC = ("libnss_", "libgcc_s.so")
-"""Beginnings of names: the switch of /etc/nsswitch.conf opens the former, the end of a thread the latter."""
+OF_TOOLCHAIN = (
+    *("libanl.", "libatomic.", "libdl.", "libgcc_s.", "libgomp.", "libmvec.", "libnsl.", "libnss_"),
+    *("libpthread.", "libresolv.", "librt.", "libutil."),
+)
+"""Beginnings of names of what the toolchain puts there whole: some are opened by glibc itself, most are a few KB."""
 
 _PROGRAM_HEADER, _DYNAMIC, _LOAD = "<IIQQQQQQ", 2, 1
 _DT_NEEDED, _DT_STRTAB, _DT_SONAME = 1, 5, 14
@@ -103,7 +106,7 @@ def unneeded(root: Path, loaded: Mapping[str, str]) -> list[str]:
     return [
         f"{path.relative_to(root)}: nothing needs this library"
         for name, (path, _) in sorted(libraries.items())
-        if name not in wanted and not name.startswith(OPENED_BY_GLIBC) and not name.startswith("ld-")
+        if name not in wanted and not name.startswith(OF_TOOLCHAIN) and not name.startswith("ld-")
     ]
 
 

@@ -255,6 +255,17 @@ class TestPostBuild:
         assert self.run(target).returncode == 0
         assert (target / "etc/ssl/cert.pem").read_text() == "authorities\n"
 
+    def test_of_glib_only_what_qemu_needs_is_left(self, target: Path) -> None:
+        """QEMU needs libglib and libgmodule; that it is built without libgio stands in external.mk."""
+        library = target / "usr/lib"
+        library.mkdir()
+        for name in ("gio", "girepository", "glib", "gmodule", "gobject", "gthread"):
+            (library / f"lib{name}-2.0.so.0.8400.4").write_text("")
+            (library / f"lib{name}-2.0.so.0").symlink_to(f"lib{name}-2.0.so.0.8400.4")
+        assert self.run(target).returncode == 0
+        assert sorted(path.name.partition("-")[0] for path in library.iterdir()) == ["libglib"] * 2 + ["libgmodule"] * 2
+        assert "--disable-gio" in (TREE / "external.mk").read_text()
+
     def test_another_inittab_is_an_error(self, target: Path) -> None:
         (target / "etc/inittab").write_text("# busybox's own\n")
         done = self.run(target)
@@ -309,6 +320,43 @@ class TestCheckRefuses:
         (tmp_path / "Makefile").write_text("export BR2_VERSION := 2025.02.9\n")
         done = self.run(str(tmp_path))
         assert (done.returncode, "made for 2026.02.x" in done.stderr) == (1, True)
+
+
+class TestImage:
+    """image.sh with a make-believe Buildroot, which only says that it builds."""
+
+    @pytest.fixture
+    def top(self, tmp_path: Path) -> Path:
+        """A tree that makes an output folder's Makefile as Buildroot does, and knows one package."""
+        top = tmp_path / "top"
+        (top / "utils").mkdir(parents=True)
+        package = {"busybox": {"name": "busybox", "version": "1", "type": "target", "licenses": "unknown"}}
+        (top / "packages.json").write_text(json.dumps(package))
+        (top / "Makefile").write_text(
+            "export BR2_VERSION := 2026.02.3\n"
+            "defconfig:\n\t@cp $(CURDIR)/Makefile $(CURDIR)/packages.json $(O)/\n"
+            "all:\n\t@touch $(CURDIR)/was-built\n"
+            "show-info:\n\t@cat $(CURDIR)/packages.json\n"
+            ".DEFAULT_GOAL := all\n"
+        )
+        tool = top / "utils/generate-cyclonedx"
+        tool.write_text("""#!/bin/sh\necho '{"components": [], "dependencies": []}'\n""")
+        tool.chmod(0o755)
+        return top
+
+    def test_a_package_without_a_licence_is_named_before_the_build(self, top: Path, tmp_path: Path) -> None:
+        """Not after it, which takes an hour."""
+        words = [str(TREE / "image.sh"), "qemu-x86_64", str(top), str(tmp_path / "out")]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert (done.returncode, "packages without a licence: busybox" in done.stderr) == (1, True), done.stderr
+        assert not (tmp_path / "out/buildroot/was-built").exists()
+
+    def test_a_known_licence_lets_it_build(self, top: Path, tmp_path: Path) -> None:
+        info = top / "packages.json"
+        info.write_text(info.read_text().replace("unknown", "GPL-2.0"))
+        words = [str(TREE / "image.sh"), "qemu-x86_64", str(top), str(tmp_path / "out")]
+        subprocess.run(words, capture_output=True, text=True, check=False)  # ends with no images to hand on
+        assert (tmp_path / "out/buildroot/was-built").exists()
 
 
 @pytest.fixture(scope="module")
