@@ -27,7 +27,7 @@ from appliance.system import libbpf
 _M64, _M32 = (1 << 64) - 1, (1 << 32) - 1
 _CONTEXT, _QUEUE, _DEVICE, _PACKET, _STACK = (place << 32 for place in range(1, 6))
 _STACK_BYTES = 512
-_MAPS, _PER_CPU, _ELEMENT = 1 << 48, 1 << 44, 1 << 45
+_MAPS, _PER_CPU, _ELEMENT = 1 << 40, 1 << 36, 1 << 37  # ids grow with every map since the boot: room for 2^23
 _ARRAY, _PROGRAMS, _PER_CPU_ARRAY, _ARRAY_OF_MAPS = 2, 3, 6, 12  # BPF_MAP_TYPE_*
 _PSEUDO_MAP, _PSEUDO_VALUE = 1, 2
 _SIZES = {0x00: 4, 0x08: 2, 0x10: 1, 0x18: 8}
