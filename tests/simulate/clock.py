@@ -25,6 +25,8 @@ HOUR = 3600 * SECOND
 NEAR = 10 * SECOND
 """While the world is at rest, whatever was planned no longer ahead than this is routine: a jump takes it along."""
 
+_running, _run_in = asyncio._get_running_loop, asyncio._set_running_loop
+
 T = TypeVar("T")
 
 
@@ -68,7 +70,9 @@ class Entry:
     __slots__ = ("call", "fixed", "scope")
 
     def __init__(self, call: Callable[[], object] | None, scope: Scope | None, fixed: bool) -> None:
-        self.call, self.scope, self.fixed = call, scope, fixed
+        self.call = call
+        self.scope = scope
+        self.fixed = fixed
 
     def cancel(self) -> None:
         self.call = None
@@ -89,8 +93,10 @@ class Clock:
 
     def at(self, when: int, call: Callable[[], object], scope: Scope | None = None, *, fixed: bool = False) -> Entry:
         """Schedule `call` at a time; a past time means as soon as possible."""
-        entry = Entry(call, scope, fixed or when - self.now > NEAR)
-        self.push(when, entry)
+        now = self.now
+        entry = Entry(call, scope, fixed or when - now > NEAR)
+        self._made = number = self._made + 1
+        heapq.heappush(self._heap, (when if when > now else now, number, entry))
         return entry
 
     def after(self, delay: int, call: Callable[[], object], scope: Scope | None = None) -> Entry:
@@ -182,8 +188,8 @@ class Loop(asyncio.BaseEventLoop):
         self._tasks: list[asyncio.Task[Any]] = []
 
     def _enter(self, call: Callable[[], object]) -> None:
-        before = asyncio._get_running_loop()
-        asyncio._set_running_loop(self)
+        before = _running()
+        _run_in(self)
         try:
             call()
         except KilledError:
@@ -191,11 +197,11 @@ class Loop(asyncio.BaseEventLoop):
         except Exception as error:
             self._failed(error)
         finally:
-            asyncio._set_running_loop(before)
+            _run_in(before)
 
     def inside(self, call: Callable[[], object], delay: int = 0) -> None:
         """Run something in this process, as a callback of its loop."""
-        self._clock.after(delay, lambda: self._enter(call), self._scope)
+        self._clock.after(delay, partial(self._enter, call), self._scope)
 
     def close(self) -> None:
         """The process has ended: none of its code continues, and its coroutines end where they are."""
@@ -221,7 +227,7 @@ class Loop(asyncio.BaseEventLoop):
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
-        self._clock.at(self._clock.now, lambda: self._run(handle), self._scope)
+        self._clock.at(self._clock.now, partial(self._run, handle), self._scope)
         return handle
 
     def call_later(  # type: ignore[override]
@@ -233,7 +239,7 @@ class Loop(asyncio.BaseEventLoop):
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         handle = asyncio.TimerHandle(when, callback, args, self, context)
-        self._clock.at(round(when * 1e9), lambda: self._run(handle), self._scope)
+        self._clock.at(round(when * 1e9), partial(self._run, handle), self._scope)
         return handle
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
