@@ -198,6 +198,7 @@ def mirror(board: Board, second: str) -> Iterator[str]:
     board_appliance.wait_healthy(board)
 
 
+@pytest.mark.slow  # a second emulated guest
 def test_a_canary_is_compared_and_changes_places(board: Board, mirror: str, tmp_path: Path) -> None:
     """Copies of real traffic, the command's verdict on them, the promotion as a commit, and the way back.
 

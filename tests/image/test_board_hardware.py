@@ -7,6 +7,7 @@ What the relay does is seen from outside; each test leaves the appliance inline 
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def test_a_button_that_is_held_bypasses_and_ends_that(healthy: Board, tmp_path: 
         assert board_appliance.segment(healthy)["cause"] == "operator"
         assert not healthy.events.since(mark, event="button", state="released")[1:], "it is still held"
         healthy.wait_event(event="button", state="released", since=closed["n"])
+        time.sleep(healthy.pace.wait(1.0))  # the appliance looks at it now and then, and must see it released
         opened = healthy.wait_event(event="relay", state="inline", since=healthy.press(3 * HOLD_S)["n"])
         carried(healthy, streams, opened["mono_ns"])
     assert [event["state"] for event in healthy.events.since(mark, event="relay")] == ["bypass", "inline"]
