@@ -51,7 +51,7 @@ ip -n far address add {SECOND6}/64 dev up1 nodad preferred_lft 0
 ip -n mgmt link set up0 up
 ip -n far link set up1 up
 """
-QUICK = ("gre4", "gre6", "gre-ip4", "ipip4", "ipip6", "fou4", "geneve6")
+QUICK = ("gre4", "gre6", "gre-ip4", "fou4", "geneve6")
 """Kinds that every run tries: each way in which their devices differ."""
 Change = tuple[str, ...]
 ARP = 20
@@ -189,6 +189,7 @@ def test_a_download_is_whole_over_a_way_that_loses_packets(board: Board, underla
         board.sh("tc -n far qdisc delete dev up1 root; tc -n mgmt qdisc delete dev up0 root")
 
 
+@pytest.mark.slow
 def test_a_replayed_packet_is_dropped_and_counted(board: Board, underlay: Board) -> None:
     """GRE with sequence numbers: a packet with one that was there before does not get out of the tunnel."""
     join(board, "gre4-options")
@@ -205,6 +206,7 @@ def test_a_replayed_packet_is_dropped_and_counted(board: Board, underlay: Board)
     assert remote(board)["state"] == "available"
 
 
+@pytest.mark.slow
 def test_vlans_on_a_port_of_their_own(board: Board, underlay: Board) -> None:
     """The port's MTU is raised for full-size frames; a lost link is named."""
     mac = "02:00:00:00:0a:01"
