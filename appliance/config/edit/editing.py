@@ -84,8 +84,9 @@ class Editing:
             for change in changes:
                 doc.assign(change)
             new = key_path.look(doc.data, first.path)
-            old_text = None if old is None else shown(old)
-            return configuration.Set(key_path.where(first.path), texts(first.path), old_text, shown(new))
+            key = first.path[-1]
+            old_text = None if old is None else shown(old, key)
+            return configuration.Set(key_path.where(first.path), texts(first.path), old_text, shown(new, key))
 
         return await self._edit(work)
 

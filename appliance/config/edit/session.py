@@ -123,9 +123,12 @@ def texts(path: key_path.Path) -> list[str]:
     return [str(part) for part in path]
 
 
-def shown(value: object) -> str:
+def shown(value: object, key: object = None) -> str:
+    """A value as one line, without secrets: `key`, under which it stands, may say that it is one."""
+    if value and key in secrets.SECRET_KEYS:
+        return secrets.HIDDEN
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {shown(each)}" for key, each in value.items()) + " }"
+        return "{ " + ", ".join(f"{key} = {shown(each, key)}" for key, each in value.items()) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(shown(each) for each in value) + "]"
     text = str(value).lower() if isinstance(value, bool) else str(value)

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from appliance.api.schema.methods import Answers
+from appliance.config.schema.secrets import HIDDEN
+from console.client import Client
 from tests.support.config_daemon import TEXT, ConfigDaemon
 from tests.support.terminal import ROOT, Terminal, bypass
 
@@ -292,6 +294,19 @@ def test_a_script_that_is_killed_leaves_nothing(daemon: ConfigDaemon) -> None:
     process.wait(20)
     assert daemon.startup.read_text() == TEXT
     assert bypass("configure", "set", "system", "hostname", "next", sock=daemon.path).returncode == 0
+
+
+def test_what_set_answers_has_no_secret(daemon: ConfigDaemon) -> None:
+    """Neither the one before nor the new one, on the screen or as data."""
+    client = Client(str(daemon.path))
+    client.call("config.edit")
+    for words in (
+        "radius r1 secret hunter2", "radius r1 secret hunter3", "tacacs t1 secret hunter2",
+        "snmp user mon auth_passphrase hunter2hunter2", "snmp user mon priv_passphrase hunter3hunter3",
+    ):  # fmt: skip
+        told = client.call("config.set", {"words": words.split()})
+        assert (told["new"], told["old"] in (None, HIDDEN)) == (HIDDEN, True), words
+    client.call("config.end", {"discard": True})
 
 
 def test_200_rules_pasted(daemon: ConfigDaemon) -> None:
