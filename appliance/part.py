@@ -104,15 +104,21 @@ class CheckIns:
         return {name: now - entry.last for name, entry in self._entries.items()}
 
 
+async def happens(event: asyncio.Event, seconds: float | None) -> bool:
+    """Wait for `event`, at most so long (None: without limit); whether it happened. It stays set."""
+    try:
+        async with asyncio.timeout(seconds):  # not wait_for: before Python 3.12 it can swallow a cancellation
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
 async def wait_alive(event: asyncio.Event, alive: Alive, every: float) -> None:
     """Wait for `event`, checking in every `every` seconds: for parts that mostly wait."""
     while not event.is_set():
         alive()
-        try:
-            async with asyncio.timeout(every):  # not wait_for: before Python 3.12 it can swallow a cancellation
-                await event.wait()
-        except TimeoutError:
-            continue
+        await happens(event, every)
     alive()
 
 

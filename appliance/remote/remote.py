@@ -25,6 +25,7 @@ from appliance.health.verdict import Decision, Verdict
 from appliance.health.watch import Watch
 from appliance.hop.hop import Hop
 from appliance.hop.lifecycle import ALIVE, SERVING, HopEvent, HopState
+from appliance.part import happens
 from appliance.remote.proved import Proved
 from appliance.remote.returned import Returned
 from appliance.remote.tunnels import Datapath, Tunnels
@@ -262,11 +263,7 @@ class Remote:
 
     async def _sleep(self, seconds: float | None) -> None:
         """Until something has changed, or for so long."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._nudge.wait()
-        except TimeoutError:
-            pass
+        await happens(self._nudge, seconds)
         self._nudge.clear()
 
     def _not_now(self, error: BypassError) -> None:

@@ -22,6 +22,7 @@ from appliance.config.schema import model
 from appliance.config.schema.model import Segment
 from appliance.errors import BypassError, UnreachableError
 from appliance.hop.hop import HopLeases
+from appliance.part import happens
 from appliance.remote.ends import Ends
 from appliance.remote.loop_watch import LoopWatch
 from appliance.steering.kernel.layout import Side
@@ -213,11 +214,7 @@ class Serve:
 
     async def _sleep(self, seconds: float | None) -> None:
         """Until something has changed, or for so long."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._nudge.wait()
-        except TimeoutError:
-            pass
+        await happens(self._nudge, seconds)
         self._nudge.clear()
 
     async def _begin(self) -> None:

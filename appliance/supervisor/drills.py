@@ -25,6 +25,7 @@ from appliance.errors import NotFoundError, RefusedError
 from appliance.hardware import data_partition
 from appliance.hardware.crashlog import LastRun
 from appliance.hardware.reset_cause import Reset
+from appliance.part import happens
 from appliance.segment.machine import State
 from appliance.segment.unit import Unit
 from appliance.supervisor import drill_plan
@@ -84,11 +85,7 @@ class Drills:
                 await self._carry_out(*order)
                 continue
             self._ordered.clear()
-            try:
-                async with asyncio.timeout(LOOK_S):
-                    await self._ordered.wait()
-            except TimeoutError:
-                continue
+            await happens(self._ordered, LOOK_S)
 
     def _due(self) -> tuple[str, str, str] | None:
         config = self._system.config

@@ -24,6 +24,7 @@ from appliance.api.schema.base import Done
 from appliance.api.schema.machine import PowerOrder, PowerPlan
 from appliance.errors import BypassError, NotFoundError, RefusedError, UnreachableError
 from appliance.hardware import data_partition
+from appliance.part import happens
 from appliance.supervisor import power_order, power_plan
 from appliance.supervisor.power_order import Action, Order
 from appliance.supervisor.system import System
@@ -82,11 +83,7 @@ class Power:
             if left is not None and left <= 0:
                 await self._carry_out()
                 continue
-            try:
-                async with asyncio.timeout(None if left is None else min(left, LOOK_S)):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
+            await happens(self._changed, None if left is None else min(left, LOOK_S))
 
     def _left(self) -> float | None:
         return None if self.order is None else self.order.seconds_left(time.monotonic_ns(), time.time())

@@ -13,6 +13,7 @@ import time
 
 from appliance.causes import Cause
 from appliance.keeper.sequence import SPACING
+from appliance.part import happens
 from appliance.supervisor.frame_watch import FrameWatch
 from appliance.supervisor.system import System
 
@@ -41,12 +42,7 @@ class Pulse:
             self.beat(began)
             due = self._system.segments.deadline()
             wait = PULSE_NS if due is None else min(PULSE_NS, max(MS, due - time.monotonic_ns()))
-            try:
-                async with asyncio.timeout(wait / 1e9):  # not wait_for: see part.wait_alive
-                    await self._woken.wait()
-            except TimeoutError:
-                pass
-            else:
+            if await happens(self._woken, wait / 1e9):
                 self._woken.clear()
             early = began + SPACING - time.monotonic_ns()
             if early > 0:
