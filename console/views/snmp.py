@@ -33,7 +33,8 @@ def snmp(data: Any, style: Style = PLAIN) -> str:
         return "\n".join(hang(f"SNMP is off: {detail}", style))
     lines = [alarm([detail], style, "SNMP")] if state == "failed" else []
     lines += hang(f"SNMPv3, read only, UDP port {cell(data.get('port'))}: {state}", style)
-    lines += hang(f"engine {cell(data.get('engine'))}, started {cell(data.get('boots'))} times", style)
+    often = "once" if data.get("boots") == 1 else f"{cell(data.get('boots'))} times"
+    lines += hang(f"engine {cell(data.get('engine'))}, started {often}", style)
     lines += hang(f"requests answered: {cell(data.get('requests'))}", style)
     blocks = ["\n".join(lines), _users(data, style), _receivers(data, style)]
     if rows_of(data, "receivers"):

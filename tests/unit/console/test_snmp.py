@@ -43,6 +43,7 @@ def test_off_and_failed_say_what_to_do() -> None:
     assert "SNMP" in shown.splitlines()[0]
     assert "snmpd: no such file" in shown.splitlines()[0]
     assert render("snmp", [1]) == "1"
+    assert "started once" in render("snmp", {"state": "listening", "boots": 1})
 
 
 @pytest.mark.parametrize(("term", "columns"), [("xterm", 80), ("dumb", 60)])
