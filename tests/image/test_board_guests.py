@@ -193,7 +193,7 @@ def mirror(board: Board, second: str) -> Iterator[str]:
     before = board_appliance.segment(board)["attach"]
     commit(board, ("set", "rule", RULE, "mirrors", second, "beside", GUEST))
     yield second
-    commit(board, ("delete", "rule", RULE, "mirrors"))
+    commit(board, ("set", "rule", RULE, "path", GUEST), ("delete", "rule", RULE, "mirrors"))
     assert board_appliance.segment(board)["attach"] == before
     board_appliance.wait_healthy(board)
 
@@ -217,7 +217,7 @@ def test_a_canary_is_compared_and_changes_places(board: Board, mirror: str, tmp_
         for words, inline, copied in (("promote", mirror, GUEST), ("demote", GUEST, mirror)):
             board.sh(f"bypass canary {mirror} {words}")
             assert board_appliance.mirror_beside(board, copied) == inline
-            (rule,) = (row for row in board_appliance.show(board, "rules") if row["name"] == RULE)
+            (rule,) = (row for row in board_appliance.show(board, "rules")["rules"] if row["name"] == RULE)
             assert rule["path"] == [inline]
             assert board_appliance.show(board, "commits")[0]["comment"] == f"canary {mirror} {words}"
             before = {hop: board_appliance.frames_to(board, hop) for hop in (inline, copied)}
