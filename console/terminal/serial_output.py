@@ -82,8 +82,14 @@ def _halve(file: BinaryIO) -> None:
     file.truncate()
 
 
-_SECRET = re.compile(r"\b(?:sec\w*|auth_\w*|priv_\w*)\s+\S")
-"""Keys of RADIUS and TACACS+ servers, passphrases of SNMP users; a key may be abbreviated."""
+SECRET_KEYS = ("auth_passphrase", "password", "preshared_key", "priv_passphrase", "secret")
+"""The configuration's keys whose values are secret."""
+
+
+def _has_secret(line: str) -> bool:
+    """Whether the line may give a secret key a value. Any key may be abbreviated, to a letter; in doubt it does."""
+    keys = re.findall(r"[\w-]+", line)[1:-1]  # between the command and a value
+    return any(name.startswith(key) for key in keys for name in SECRET_KEYS)
 
 
 class _KeptHistory(FileHistory):
@@ -97,8 +103,8 @@ class _KeptHistory(FileHistory):
             return
 
     def store_string(self, string: str) -> None:
-        """Write one entry; a line with a secret is known in this session only."""
-        if _SECRET.search(string):
+        """Write one entry; a line that may hold a secret is known in this session only."""
+        if _has_secret(string):
             return
         with suppress(OSError):
             super().store_string(string)

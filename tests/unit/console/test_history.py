@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from prompt_toolkit.history import InMemoryHistory
 
+from appliance.config.schema import secrets
 from console.terminal import serial_output
 from console.terminal.serial_output import MAX_HISTORY, history, history_file
 
@@ -28,11 +29,22 @@ def test_the_next_session_has_it(tmp_path: Path) -> None:
 def test_secrets_stay_out_of_it(tmp_path: Path) -> None:
     file = tmp_path / "history"
     kept = history(file)
-    secret = ("set radius r1 secret hunter2 hunter3", "set radius r1 sec hunter2", "set snmp user u auth_pass hunter2")
-    for line in (*secret, "set snmp user u priv_passphrase hunter2", "show status"):
+    secret = ("radius r1 secret hunter2 hunter3", "radius r1 s hunter2", "radius r1 {secret = hunter2}")
+    others = (
+        "s hunter2",
+        "snmp user u auth_pass hunter2",
+        "snmp user u p hunter2",
+        "remote r tunnel preshared_key hunter2",
+    )
+    lines = ("show status", "show guest ips1", "set rule web match tcp port 80", "show sessions")
+    for line in (*(f"set {each}" for each in (*secret, *others)), *lines):
         kept.append_string(line)
-    assert entries(file) == ["show status"]
+    assert entries(file) == [*reversed(lines)]
     assert "hunter2" not in file.read_text()
+
+
+def test_every_secret_of_the_configuration_is_known() -> None:
+    assert set(serial_output.SECRET_KEYS) == secrets.SECRET_KEYS
 
 
 def test_it_does_not_grow_for_ever(tmp_path: Path) -> None:
