@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 LONGEST_S, USUAL_S = 3600, 10
 WINDOW_S = 0.1  # frames that go in within this time are compared
-SETTLE_S = 0.4  # and come out within this one
+SETTLE_S = 0.4  # and come out within this one,
+LATE_S = 2.0  # or, while some have not, within this one: a slow hop drops nothing
+LOOK_S = 0.1  # between two looks whether all have come out
 PERIOD_S = 1.0
 EDGE_NS = 1_000_000  # a copy and its original may be so far apart
 READ_S = 0.02  # between two looks into the rings, which hold 4 MiB
@@ -75,6 +77,8 @@ def _beside(context: Context, name: str) -> list[str]:
 
 def _round(context: Context, beside: list[str], name: str, share: int, stop: Interrupt) -> tuple[Passed, Passed] | None:
     """What went into and came out of the hops beside the mirror, and of it; None: too much to read."""
+    from appliance.steering.explain.canary import came_out
+
     text = _sample(share)
     shift = time.time_ns() - time.monotonic_ns()
     remotes = {row["name"] for row in context.client.call("remotes.show")}
@@ -87,21 +91,33 @@ def _round(context: Context, beside: list[str], name: str, share: int, stop: Int
             rings.append(stack.enter_context(FrameRing(context.client, params, shift)))
         began = time.monotonic_ns() + shift
         frames: list[list[Frame]] = [[] for _ in rings]
-        ends = time.monotonic() + WINDOW_S + SETTLE_S
-        while time.monotonic() < ends and not stop.happened:
+        begun = time.monotonic()
+        look = begun + WINDOW_S + SETTLE_S
+        passed = None
+        while passed is None and not stop.happened:
             _wait(stop, READ_S)
             for kept, ring in zip(frames, rings, strict=True):
                 kept.extend(ring.waiting())
-            if any(len(kept) > MOST for kept in frames):
+            now, full = time.monotonic(), any(len(kept) > MOST for kept in frames)
+            if full and now < begun + WINDOW_S + SETTLE_S:
                 return None
+            if full or now >= look:
+                look = now + LOOK_S
+                seen = _seen(frames, began, EDGE_NS if beside else 0)
+                over = full or now >= begun + WINDOW_S + LATE_S
+                passed = seen if over or all(came_out(each) for each in seen) else None
         for ring in rings:
             ring.count()
             if ring.lost:
                 return None
-    window = (began, began + int(WINDOW_S * 1e9))
-    edge = EDGE_NS if beside else 0
+    return passed
+
+
+def _seen(frames: list[list[Frame]], began: int, edge: int) -> tuple[Passed, Passed]:
+    """What passed the hops and, the last of them, the mirror, of the window that began then."""
+    ends = began + int(WINDOW_S * 1e9)
     hops = [frame for kept in frames[:-1] for frame in kept]
-    return _passed(hops, *window), _passed(frames[-1], window[0] - edge, window[1] + edge)
+    return _passed(hops, began, ends), _passed(frames[-1], began - edge, ends + edge)
 
 
 def _sample(share: int) -> str:

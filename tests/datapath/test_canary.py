@@ -6,12 +6,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from appliance.api.server import ControlServer, Params, Registry
 from appliance.steering import answers
 from appliance.steering.capture_api import Captures
 from appliance.steering.datapath import Datapath
+from console.commands.canary import SETTLE_S
 from tests.support.wire import Wire
 from tests.support.wired_datapath import CANARY, two_guests
 
@@ -65,7 +68,45 @@ def served(made: Datapath, path: Path) -> Iterator[None]:
         loop.close()
 
 
-def compared(wire: Wire, path: Path, *, words: tuple[str, ...] = ("canary", "compare", "4")) -> dict[str, Any]:
+@contextmanager
+def slowly_forwarding(space: str, first: str, second: str, delay_s: float) -> Iterator[None]:
+    """Frames that come out of one device of a namespace go into the other one, so much later."""
+
+    def opened(name: str) -> socket.socket:
+        made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003))
+        made.setsockopt(263, 23, 1)  # SOL_PACKET, PACKET_IGNORE_OUTGOING
+        made.bind((name, 0x0003))
+        made.setblocking(False)
+        return made
+
+    ends = [netns.enter(space, lambda name=name: opened(name)) for name in (first, second)]  # type: ignore[misc]
+    over = threading.Event()
+
+    def forward() -> None:
+        waiting: deque[tuple[float, int, bytes]] = deque()
+        while not over.wait(0.002):
+            for at, end in enumerate(ends):
+                with suppress(BlockingIOError):
+                    while True:
+                        waiting.append((time.monotonic() + delay_s, 1 - at, end.recv(2048)))
+            while waiting and waiting[0][0] < time.monotonic():
+                _, to, frame = waiting.popleft()
+                ends[to].send(frame)
+
+    thread = threading.Thread(target=forward)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(10)
+        for end in ends:
+            end.close()
+
+
+def compared(
+    wire: Wire, path: Path, *, words: tuple[str, ...] = ("canary", "compare", "4"), pace_s: float = PACE_S
+) -> dict[str, Any]:
     """What the command says about the traffic that flows meanwhile."""
     environ = {**os.environ, "BYPASS_SOCKET": str(path), "PYTHONPATH": str(REPO)}
     process = subprocess.Popen(
@@ -74,7 +115,7 @@ def compared(wire: Wire, path: Path, *, words: tuple[str, ...] = ("canary", "com
     )  # fmt: skip
     while process.poll() is None:
         assert wire.stream(32) == []
-        time.sleep(PACE_S)
+        time.sleep(pace_s)
     out, said = process.communicate()
     assert process.returncode == 0, said
     found: dict[str, Any] = json.loads(out)
@@ -96,6 +137,20 @@ def test_a_like_guest_is_as_before_and_one_that_drops_differs(wire: Wire, bpf_ob
         assert found["message"].startswith("differs: ")
         assert {(row["hop"], row["mirror"]) for row in found["verdicts"]} == {("forwarded", "dropped")}
         assert wire.stream(32) == []
+
+
+def test_a_slow_mirror_is_slower_and_drops_nothing(wire: Wire, bpf_object: Path, tmp_path: Path) -> None:
+    """It takes longer than a round usually lasts, as an emulated guest on a busy machine does."""
+    space = f"{wire.guest}m"
+    with two_guests(wire, bpf_object) as made, served(made, tmp_path / "control.sock"):
+        for name in ("ml", "mw"):
+            netns.run("ip", "-n", space, "link", "set", name, "nomaster")
+        with slowly_forwarding(space, "ml", "mw", SETTLE_S + 0.3):
+            found = compared(wire, tmp_path / "control.sock", pace_s=0.05)
+        assert found["compared_frames"] > 0, found
+        assert found["different_frames"] == 0, found
+        assert found["slower"] == ["median", "99th percentile"]
+        assert not found["as_before"]
 
 
 def test_only_a_mirror_can_be_compared(wire: Wire, bpf_object: Path, tmp_path: Path) -> None:

@@ -49,6 +49,12 @@ class Passed(NamedTuple):
     out: Sequence[Seen]
 
 
+def came_out(passed: Passed) -> bool:
+    """Whether all frames that went in have come out as they were. The others may still come: later, or changed."""
+    out = Counter((seen.direction, seen.data) for seen in passed.out)
+    return Counter((seen.direction, seen.data) for seen in passed.into) <= out
+
+
 class Result(NamedTuple):
     """What became of a frame in a hop. `made`: how it came out, if it was changed."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from appliance.steering.explain.canary import Comparison, Difference, Passed, Seen, Verdict
+from appliance.steering.explain.canary import Comparison, Difference, Passed, Seen, Verdict, came_out
 from tests.support.frames import KINDS, tcp, udp
 
 US = 1000
@@ -48,6 +48,16 @@ def test_each_frame_is_judged(frame: bytes, by_hop: Way, by_mirror: Way, alike: 
     found = judged(passed((frame, by_hop(frame))), passed((frame, by_mirror(frame))))
     assert (found.judged, found.different) == (1, 0 if alike else 1)
     assert list(found.examples.values()) == [frame]
+
+
+def test_a_round_lasts_until_all_frames_have_come_out() -> None:
+    """Each as often as it went in, in its direction; what came out besides says nothing."""
+    one, other = Seen(1000, 0, udp()), Seen(2000, 0, tcp())
+    later = [seen._replace(when=9000) for seen in (one, other)]
+    assert came_out(Passed([one, other], [*later, later[0]]))
+    assert not came_out(Passed([one, other], later[:1]))
+    assert not came_out(Passed([one, one], [later[0], later[1]]))
+    assert not came_out(Passed([one], [later[0]._replace(direction=1)]))
 
 
 def routed(frame: bytes) -> bytes:
