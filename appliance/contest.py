@@ -20,6 +20,11 @@ class Contest:
         self._times = [*recent[-OFTEN:], now]
         return len(self._times) if len(self._times) > OFTEN else 0
 
+    @property
+    def until(self) -> int:
+        """When a window without a repair will have passed; 0 if nothing was repaired."""
+        return self._times[-1] + WINDOW_NS if self._times else 0
+
     def going_on(self, now: int) -> bool:
         """Whether the last repair was less than a window ago."""
-        return bool(self._times) and now - self._times[-1] < WINDOW_NS
+        return now < self.until

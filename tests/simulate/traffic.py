@@ -19,7 +19,7 @@ OFFERED, CAPACITY = 1000.0, 20_000.0
 QUEUE = 500.0  # frames: the tap's
 
 
-@dataclass
+@dataclass(slots=True)
 class Way:
     """One direction. `advance` brings it up to date by what holds now; times in ns."""
 

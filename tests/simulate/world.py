@@ -9,7 +9,7 @@ import random
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from appliance.units import Duration
 from tests.simulate import edges
 from tests.simulate import guests as guest_models
 from tests.simulate.bypassd_process import BypassdProcess
-from tests.simulate.clock import MINUTE, MS, SECOND, Clock, KilledError, Scope, installed
+from tests.simulate.clock import MS, SECOND, Clock, KilledError, Scope, installed
 from tests.simulate.disk import DiskModel
 from tests.simulate.faults import KINDS, RECOVERY_NS, Burst, Fault, Plan, Setup
 from tests.simulate.guests import Guests, guest_tables
@@ -41,8 +41,11 @@ from tests.simulate.keeper_process import RELAY, KeeperProcess
 from tests.simulate.kernel import MACS, KernelModel
 
 BEGIN = 1000 * SECOND
-LOOK_NS = SECOND // 2
-STILL_LOOKS = 3
+LOOK_NS = SECOND // 4
+STILL_LOOKS = 5
+"""What recurs each second, as an attempt of the keeper, has happened in so many looks."""
+HEARD_NS = SECOND // 2
+"""A keeper that bypassd has not told of itself for so long is not at rest."""
 RESPAWN_NS = SECOND  # init
 SEGMENT = "main"
 KEPT_LINES = 400
@@ -285,37 +288,46 @@ class World:
         self._seen = signature
         if self._still < STILL_LOOKS:
             return
-        to = clock.quiet_until()
-        segments = self.segments
-        due = segments.deadline() if segments is not None else None
-        if due is not None:
-            to = min(to, due - SECOND)
-        system = self.bypassd.system if self.bypassd is not None else None
-        if system is not None and (held := system.safe_mode.held_s()):
-            to = min(to, clock.now + (held - 1) * SECOND)
+        to = min((clock.quiet_until(), *(due - SECOND for due in self._deadlines())))
         if to > clock.now + SECOND:
             self._jump(to)
+
+    def _deadlines(self) -> Iterator[int]:
+        """When something ends that lasts. In the past: it is about to."""
+        process, engine, now = self.bypassd, self._engine, self.clock.now
+        assert process is not None
+        system = process.system
+        assert system is not None
+        segments = self.segments
+        if segments is not None and (due := segments.deadline()) is not None:
+            yield due
+        if held := system.safe_mode.held_s():
+            yield now + held * SECOND
+        if engine is not None and engine.pending is not None:
+            yield engine.pending.deadline
+        steering = system.steering
+        yield from (retry.due for retry in steering._retries.values())
+        faults = steering._watch.faults.values()
+        yield from (contest.until for contest, fault in steering._watch._contests.values() if fault in faults)
+        yield from (port.contest.until for name, port in system.links.ports.items() if name in system.links.contested)
 
     def _signature(self) -> object:
         """All states, where they can last; None where something is under way."""
         keeper, unit, engine, process = self.keeper, self.unit, self._engine, self.bypassd
         if not self.serves or keeper is None or unit is None or process is None or process.system is None:
             return None
-        if engine is None or engine.phase is not Phase.IDLE or engine.pending is not None:
+        if engine is None or engine.phase is not Phase.IDLE:
             return None
         if process.supervisor is None or process.supervisor.drills.busy:
             return None
-        if self.clock.now - keeper.heard_at > LOOK_NS or process.system.check_ins.late(self.clock.now):
+        if self.clock.now - keeper.heard_at > HEARD_NS or process.system.check_ins.late(self.clock.now):
             return None
         if keeper.busy_until > self.clock.now or self.watcher.broken_since or self.watcher.silent_states:
             return None
         if any(port.pending is not None for port in self.ports.values()):
             return None
-        links, steering = process.system.links, process.system.steering
-        soon = self.clock.now + MINUTE
-        if any(retry.due < soon for retry in steering._retries.values()) or steering._watch.faults:
-            return None
-        if links.contested or links.unreadable or links.missing or links._unanswered > 2 * SECOND:
+        links = process.system.links
+        if links.unreadable or links.missing or links._unanswered > 2 * SECOND:
             return None
         if process.system.part_faults or any(guest_models.moving(guest) for guest in self.guests):
             return None
@@ -330,6 +342,8 @@ class World:
             tuple((port.present, port.admin_up, port.carrier) for port in self.ports.values()),
             tuple(sorted(process.system.part_states.items())),
             tuple((guest.hop.state, guest.hop.cause) for guest in self.guests),
+            (*process.system.steering._watch.faults, *process.system.steering._retries),
+            (*links.contested, engine.pending is not None),
         )
 
     def _jump(self, to: int) -> None:
