@@ -27,7 +27,7 @@ from typing import Any
 from simulator import netns
 
 from appliance.counted import counted
-from tests.bench import filters, remap, scaling, topology
+from tests.bench import bulk, filters, remap, scaling, topology
 from tests.bench.decision import decision, flow_cache, to_a_hop
 from tests.bench.generator import SIZES, Generator
 from tests.bench.subjects import WAYS, Subject, subjects
@@ -223,6 +223,10 @@ def main() -> int:
         moved = remap.rows()
         print(figures.table(moved))
         print(f"written: {figures.write('groups', moved, remap.plot(moved))}")
+        say("bench: bulk TCP through a guest with offloads")
+        tcp = bulk.rows()
+        print(figures.table(tcp))
+        print(f"written: {figures.write('bulk', tcp)}")
         say(f"bench: filters of {filters.MANY_RULES} rules alone")
         alone = filters.rows()
         print(figures.table(alone))

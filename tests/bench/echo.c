@@ -2,7 +2,9 @@
 /*
  * Stands in for a guest in the benchmark: what it reads from one tap it writes to the other, at once and
  * unchanged. Arguments: the names of the two taps, then a processor for each of their queues, whose frames a
- * thread on that processor passes on; without any, they have one queue. Ends with its standard input.
+ * thread on that processor passes on; without any, they have one queue. With -o before them, the taps have a
+ * virtio header and take segments that are still to be cut and summed (TCP), as a guest with offloads does.
+ * Ends with its standard input.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -20,7 +22,7 @@
 
 enum {
 	BURST = 64,
-	FRAME = 65536,
+	FRAME = 65536 + 64, /* the longest segment and its headers */
 	QUEUES = 256
 };
 
@@ -29,14 +31,19 @@ struct queue {
 	int processor; /* -1: any */
 };
 
-static int open_tap(const char *name, int several)
+static int open_tap(const char *name, int several, int offloads)
 {
-	struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | (several ? IFF_MULTI_QUEUE : 0)};
+	struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | (several ? IFF_MULTI_QUEUE : 0) |
+					     (offloads ? IFF_VNET_HDR : 0)};
 	int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK);
 
 	snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", name);
 	if (fd < 0 || ioctl(fd, TUNSETIFF, &request)) {
 		fprintf(stderr, "echo: cannot open the tap %s: %s\n", name, strerror(errno));
+		exit(1);
+	}
+	if (offloads && ioctl(fd, TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6)) {
+		perror("echo: offloads");
 		exit(1);
 	}
 	return fd;
@@ -85,17 +92,21 @@ static void *serve(void *argument)
 int main(int argc, char **argv)
 {
 	static struct queue queues[QUEUES];
-	int count = argc > 3 ? argc - 3 : 1;
+	int offloads = argc > 1 && !strcmp(argv[1], "-o");
+	int count;
 	char end;
 
+	argc -= offloads;
+	argv += offloads;
+	count = argc > 3 ? argc - 3 : 1;
 	if (argc < 3 || count > QUEUES) {
-		fprintf(stderr, "usage: echo TAP TAP [PROCESSOR...]\n");
+		fprintf(stderr, "usage: echo [-o] TAP TAP [PROCESSOR...]\n");
 		return 2;
 	}
 	for (int at = 0; at < count; at++) {
 		queues[at].processor = argc > 3 ? atoi(argv[3 + at]) : -1;
 		for (int side = 0; side < 2; side++)
-			queues[at].taps[side] = open_tap(argv[1 + side], count > 1);
+			queues[at].taps[side] = open_tap(argv[1 + side], count > 1, offloads);
 	}
 	for (int at = 0; at < count; at++) {
 		pthread_t thread;
