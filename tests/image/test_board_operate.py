@@ -217,6 +217,32 @@ def test_the_banner_and_the_end_of_somebody_elses_session(fresh: Board, admin: A
     assert "Authorized users only" in admin.pipe("admin", "show version").err
 
 
+def test_a_restore_to_be_confirmed_is_rolled_back_unless_it_is(fresh: Board, admin: Admin) -> None:
+    """`restore -` with a limit, over SSH: what was committed after the backup is back when the time is over."""
+    phrase = b"the phrase of a backup\n"
+    saved = admin.pipe("admin", "backup", "-", stdin=phrase)
+    assert saved.status == 0, saved.err
+
+    def banner() -> str:
+        return admin.pipe("admin", "show version").err
+
+    def restored(limit: str) -> None:
+        done = admin.pipe("admin", "restore", "-", "--confirmed", limit, stdin=phrase + saved.out)
+        assert done.status == 0, done.err
+        assert b"confirm within" in done.out
+        assert "Authorized users only" in banner()
+
+    commit(fresh, ("set", "system", "login_banner", "Changed later"))
+    assert "Changed later" in banner()
+    restored("5s")
+    wait_until(fresh, lambda: show(fresh, "commits")[0]["how"] == "rolled back", "it is rolled back")
+    assert "Changed later" in banner()
+    restored("10min")
+    assert "confirmed" in typed(admin, "configuration confirm")
+    assert show(fresh, "commits")[0]["how"] == "confirmed"
+    assert "Authorized users only" in banner()
+
+
 @pytest.mark.parametrize(("term", "size"), [("xterm", (20, 60)), ("dumb", (24, 80))])
 def test_everything_fits_the_terminal(admin: Admin, term: str, size: tuple[int, int]) -> None:
     """What `show` prints of a real appliance, in the shell on a small terminal: no line is longer, none is empty."""
