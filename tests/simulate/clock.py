@@ -299,8 +299,10 @@ class Loop(asyncio.BaseEventLoop):
         return self.readers.pop(fd if isinstance(fd, int) else fd.fileno(), None) is not None
 
     def readable(self, fd: int) -> None:
-        """Notify the reader of this descriptor, if there is one."""
-        if reader := self.readers.get(fd):
+        """Notify the reader of this descriptor, if there is one, as soon as the process runs."""
+        if self._scope.frozen:
+            self.inside(partial(self.readable, fd))
+        elif self._scope.alive and (reader := self.readers.get(fd)):
             self._enter(reader)
 
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]

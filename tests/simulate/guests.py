@@ -12,7 +12,6 @@ import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from appliance.errors import UnreachableError
@@ -302,7 +301,7 @@ class TapSocket:
     def put(self, frame: bytes) -> None:
         if frame[12:14] == self._ethertype and not self._loop.is_closed():
             self._waiting.append(frame)
-            self._loop.inside(partial(self._loop.readable, self._number))
+            self._loop.readable(self._number)
 
     def receive(self) -> list[bytes]:
         frames = list(self._waiting)
