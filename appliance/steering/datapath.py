@@ -327,33 +327,37 @@ class Datapath:
             found[leaves][attached.slot] = sum(frames[outcome] for outcome in layout.LEAVING)
         return found
 
+    def _hop_count(self, hop: str) -> HopCount:
+        """Of all its taps, also of those that are detached now: a stopped guest's counters stay as they are."""
+        number, segments = self.hop_id(hop), self.policy.segments if self.policy is not None else {}
+        places = {
+            (segment, side): layout.slot(number, at, side) for segment, at in sorted(segments.items()) for side in Side
+        }
+        there = {(one.segment, one.side): one.slot for one in self.attachments() if one.hop == hop}
+        taps = {place: self._device_count(at) for place, at in (places | there).items()}
+        used = {
+            place: count for place, count in taps.items() if place in there or count.total or any(count.unsent.values())
+        }
+        return HopCount.of(self._maps["hop_counters"].per_cpu(number), used)
+
     def unsent(self, hop: str) -> dict[str, int]:
         """Frames for a hop that its taps did not deliver, by cause."""
-        taps = {(one.segment, one.side): self._device_count(one.slot) for one in self.attachments() if one.hop == hop}
-        return answers.causes(HopCount.of([], taps).unsent)
+        return answers.causes(self._hop_count(hop).unsent)
 
     def exchanged(self, hop: str) -> tuple[int, int]:
         """Frames sent to a hop, and frames that came back from it, both without heartbeats."""
-        taps = {(one.segment, one.side): self._device_count(one.slot) for one in self.attachments() if one.hop == hop}
-        count = HopCount.of(self._maps["hop_counters"].per_cpu(self.hop_id(hop)), taps)
+        count = self._hop_count(hop)
         return count.to_frames, count.from_frames
 
     def counters(self) -> Counters:
         """All counters of what is attached and configured."""
-        ports: dict[tuple[str, Side], DeviceCount] = {}
-        taps: dict[str, dict[tuple[str, Side], DeviceCount]] = {}
-        for attached in self.attachments():
-            count = self._device_count(attached.slot)
-            into = taps.setdefault(attached.hop, {}) if attached.hop else ports
-            into[attached.segment, attached.side] = count
-        hops = {*taps, *(self.policy.hops if self.policy is not None else ())}
+        attached = self.attachments()
+        ports = {(one.segment, one.side): self._device_count(one.slot) for one in attached if not one.hop}
+        hops = {one.hop for one in attached if one.hop} | set(self.policy.hops if self.policy is not None else ())
         rules = self.policy.rules if self.policy is not None else ()
         return Counters(
             ports,
-            {
-                name: HopCount.of(self._maps["hop_counters"].per_cpu(self.hop_id(name)), taps.get(name, {}))
-                for name in sorted(hops)
-            },
+            {name: self._hop_count(name) for name in sorted(hops)},
             {rule.name: RuleCount.of(self._maps["rule_counters"].per_cpu(rule.counter)) for rule in rules},
             self._device_count(layout.SLOT_UNKNOWN),
         )

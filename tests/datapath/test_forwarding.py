@@ -65,6 +65,27 @@ def test_through_the_guest_and_the_books_balance(wire: Wire, bpf_object: Path, m
 
 
 @MODES
+def test_a_hop_keeps_its_counters_while_it_is_out(wire: Wire, bpf_object: Path, mode: str) -> None:
+    """A stopped guest has no taps: what it was sent and what came back stand side by side all the same."""
+    with appliance(wire, bpf_object, mode) as made:
+
+        def counted() -> tuple[int, int]:
+            hop = made.counters().hops["ips"]
+            return hop.to_frames, hop.from_frames
+
+        available(made)
+        assert wire.stream(32) == []
+        assert counted() == made.exchanged("ips") == (64, 64)
+        made.leases.revoke("ips")
+        made.detach_hop("ips")
+        assert counted() == made.exchanged("ips") == (64, 64)
+        attach(wire, made, mode)
+        available(made)
+        assert wire.stream(32) == []
+        assert counted() == (128, 128)
+
+
+@MODES
 def test_lease_and_deadline(wire: Wire, bpf_object: Path, mode: str) -> None:
     """When a lease, or the supervisor's, expires by itself, frames bypass the guest; none is lost."""
     with appliance(wire, bpf_object, mode) as made:
