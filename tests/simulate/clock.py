@@ -88,6 +88,7 @@ class Clock:
     def __init__(self, now: int) -> None:
         self.now = now
         self.steps = 0
+        self.fixed = 0  # of them, those that a jump would not have taken along
         self._heap: list[tuple[int, int, Entry]] = []
         self._made = 0
 
@@ -117,6 +118,7 @@ class Clock:
             return
         self.now = when
         self.steps += 1
+        self.fixed += entry.fixed
         entry.call = None
         call()
 

@@ -61,7 +61,7 @@ class Watcher:
     def __init__(self, world: World) -> None:
         self._world = world
         self.broken_since = 0  # the relay is driven and no frame crosses; 0: not so
-        self._unnamed_since = 0  # ... and while a supervisor serves, no cause is named
+        self.unnamed_since = 0  # ... and while a supervisor serves, no cause is named
         self._silent_at = -SILENCE_NS  # when a port was last known to send nothing
         self._explained_at = 0  # when the console last said why
         self._slowest = 0  # ... the longest that a thread took more than usual
@@ -81,7 +81,7 @@ class Watcher:
         """After every step."""
         world = self._world
         if not world.relay.inline or world.crosses:
-            self.broken_since = self._unnamed_since = 0
+            self.broken_since = self.unnamed_since = 0
             return
         now = world.clock.now
         if any(port.silent for port in world.ports.values()):
@@ -94,14 +94,14 @@ class Watcher:
         if explained:
             self._explained_at = now
         if unit is None or explained:
-            self._unnamed_since = self._slowest = 0
+            self.unnamed_since = self._slowest = 0
             self._mute = self._hidden = False
-        elif not self._unnamed_since:
-            self._unnamed_since = now
+        elif not self.unnamed_since:
+            self.unnamed_since = now
         self._slowest = max(self._slowest, world.thread_delay)
         self._mute |= not world.kernel.answers
         self._hidden |= world.kernel.steered and all(port.carrier for port in world.ports.values())
-        if unit is not None and self._unnamed_since and now - self._unnamed_since > self._allowed():
+        if unit is not None and self.unnamed_since and now - self.unnamed_since > self._allowed():
             span = f"no frame for {(now - self.broken_since) / 1e9:.1f} s with the relay driven"
             self.fail("link", f"{span}: the segment is {unit.machine.state}, cause {unit.machine.cause}")
         elif unit is None and now - max(self.broken_since, self._explained_at) > world.grace + UNWATCHED_NS:

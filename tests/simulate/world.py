@@ -42,8 +42,11 @@ from tests.simulate.kernel import MACS, KernelModel
 
 BEGIN = 1000 * SECOND
 LOOK_NS = SECOND // 4
-STILL_LOOKS = 5
-"""What recurs each second, as an attempt of the keeper, has happened in so many looks."""
+STILL_LOOKS, HEALTHY_LOOKS = 5, 2
+"""What recurs each second, as an attempt of the keeper, has happened in so many looks; where all is well and no fault
+lasts, no attempt is due that could change it."""
+AWAKE_NS = 2 * SECOND
+"""Before the next event of the plan, where something is wrong: what waits for a time sees that it has passed."""
 HEARD_NS = SECOND // 2
 """A keeper that bypassd has not told of itself for so long is not at rest."""
 RESPAWN_NS = SECOND  # init
@@ -286,9 +289,11 @@ class World:
         signature = self._signature()
         self._still = self._still + 1 if signature is not None and signature == self._seen else 0
         self._seen = signature
-        if self._still < STILL_LOOKS:
+        well = not self.unhealthy()
+        if self._still < (HEALTHY_LOOKS if well and self._calm else STILL_LOOKS):
             return
-        to = min((clock.quiet_until(), *(due - SECOND for due in self._deadlines())))
+        until = clock.quiet_until() - (0 if well else AWAKE_NS)
+        to = min((until, *(due - SECOND for due in self._deadlines())))
         if to > clock.now + SECOND:
             self._jump(to)
 
@@ -322,7 +327,7 @@ class World:
             return None
         if self.clock.now - keeper.heard_at > HEARD_NS or process.system.check_ins.late(self.clock.now):
             return None
-        if keeper.busy_until > self.clock.now or self.watcher.broken_since or self.watcher.silent_states:
+        if keeper.busy_until > self.clock.now or self.watcher.unnamed_since or self.watcher.silent_states:
             return None
         if any(port.pending is not None for port in self.ports.values()):
             return None
@@ -336,6 +341,7 @@ class World:
         if self.crosses and machine.state is State.INLINE and not self.setup.tc and not all(counted):
             return None  # what is seen now of the drivers' counters counts later
         return (
+            self.clock.fixed,  # what happened at its time may be under way still
             (machine.state, machine.cause, self.relay.coil, core.bypassd.phase),
             (core.watchdog.timeout_ms, core.watchdog.error),
             tuple((relay.position, relay.cause, relay.error) for relay in core.relays.states.values()),
