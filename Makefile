@@ -16,7 +16,7 @@ ARGS ?=
 JOBS ?= auto
 PYTEST := $(PY) -m pytest -n $(JOBS)
 
-.PHONY: help setup packages bpf qemu-image run test test-all simulate mutants test-plan lint format bench demo faults health-figures hardware-figures panel image image-disk sbom test-image flash check-image clean
+.PHONY: help setup packages bpf qemu-image run test test-all simulate mutants test-plan lint format bench demo faults health-figures hardware-figures remote-figures panel image image-disk sbom test-image flash check-image clean
 
 help: ## show this help
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -101,6 +101,9 @@ hardware-figures: qemu-image ## measure relay, watchdog and power on the simulat
 
 health-figures: qemu-image ## measure how soon a failed guest is bypassed -> build/figures/health.json
 	@$(RUN) -m tests.health_figures
+
+remote-figures: setup ## measure frames to remotes that XDP encapsulates -> build/figures/remote.json
+	@$(RUN) -m tests.remote_figures $(ARGS)
 
 demo: qemu-image ## inject every failure on a live link -> build/figures/demo.json: ONLY="guest killed"
 	@$(RUN) -m tests.demo $(if $(ONLY),--only "$(ONLY)") $(ARGS)

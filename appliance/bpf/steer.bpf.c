@@ -39,6 +39,7 @@
 #include "losses.h"
 #include "headers.h"
 #include "clamp.h"
+#include "encap.h"
 
 /*
  * Out by the port that the hop has chosen, which need not be the one that the frame travels to; `direction`: the

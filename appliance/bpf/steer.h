@@ -70,6 +70,9 @@
 #define MAX_SHUNTS 65536       /* of one hop, at most */
 #define MAX_IP_DEVICES 512     /* two a side of each hop */
 #define MAX_HEADERS 32768
+#define MAX_ENCAPS 256 /* MAX_HOPS * 2: a remote serves one segment */
+
+#define ENCAP_CONFIRM_NS 1000000000ULL /* one frame in this time goes to a neighbour by the kernel (encap.h) */
 
 #define NO_MATCH 0xffffffff
 #define NO_ACCEPT_BIT 255 /* the hop accepts every frame */
@@ -283,6 +286,29 @@ enum reset {
 	RESET_ON,   /* a reset to the end that it is for */
 	RESET_BACK, /* a reset to the end that it comes from */
 };
+
+/* What encapsulation in XDP puts around a frame. */
+enum encap_kind {
+	ENCAP_NONE, /* nothing: all frames go by the kernel */
+	ENCAP_GRE,
+	ENCAP_VXLAN,
+	ENCAP_GENEVE,
+};
+
+/* What became of a frame there: sent, or why it went by the kernel's tunnel. */
+enum encapsulated {
+	ENCAP_SENT,
+	ENCAP_OFF,	 /* it is not possible now; user space knows why */
+	ENCAP_LONG,	 /* it would not fit, or came in several buffers */
+	ENCAP_INNER,	 /* two tags, or it ends within a header */
+	ENCAP_NEIGHBOUR, /* the neighbour is not resolved */
+	ENCAP_ROUTE,	 /* no route, or by another port */
+	ENCAP_ROOM,	 /* the driver left no room before it */
+	ENCAP_CONFIRM,	 /* so that the kernel keeps checking the neighbour */
+	ENCAP_LOST,	 /* dropped: the port that it should leave by had gone */
+	ENCAPSULATED,
+};
+#define ENCAP_PLACES 16 /* entries in the counters, a power of two; ENCAPSULATED must fit */
 
 enum buffers {
 	BUFFERS_ONE,
@@ -714,6 +740,35 @@ struct clamp {
 	__u32 mtu;
 	__u32 pad;
 	__u64 clamped;
+};
+
+/*
+ * Encapsulation in XDP of one side of a remote. Addresses, key and port in the packet's byte order; an IPv4 address is the
+ * first word.
+ */
+struct encap {
+	__u32 source[4];
+	__u32 destination[4];
+	__u32 key;	/* with its padding: of VXLAN and Geneve the upper three bytes */
+	__u32 route;	/* ifindex that routes must name; another one than that of the port, if it is a bridge */
+	__u32 place;	/* hop * 2 + side */
+	__u32 overhead; /* bytes that are added before the frame, without Ethernet */
+	__u16 port;
+	__u16 least_port; /* of the UDP source port, in host order, */
+	__u16 ports;	  /* and how many there are */
+	__u8 kind;	  /* enum encap_kind */
+	__u8 six;	  /* IPv6 outside */
+	__u64 version;	  /* another one: what is known of the way is void */
+	__u64 confirmed;  /* ns, as in clock.h: when a frame last went by the kernel for its neighbour's sake */
+};
+
+/* The same of one CPU: the way of this tick, and counters by enum encapsulated. */
+struct encap_state {
+	__u64 tick;
+	__u64 version;
+	__u8 stations[12]; /* destination and source */
+	__u32 mtu;
+	__u64 frames[ENCAP_PLACES];
 };
 
 /* A flow that entered a remote at one side, as in struct parsed; without protocol and ports the last new one between two

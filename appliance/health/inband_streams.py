@@ -33,17 +33,23 @@ Evidence = tuple[str, Event]
 class TapPair:
     """The two taps of a guest on one segment. `label` tells segments apart; "" if there is only one.
 
-    `addresses` are the guest's MAC addresses at the taps.
+    `addresses` are the guest's MAC addresses at the taps. `entries`: where frames for the two sides are sent, if that
+    is elsewhere than where those from there come out.
     """
 
     lan: str
     wan: str
     label: str = ""
     addresses: tuple[str, str] = ("", "")
+    entries: tuple[str, str] | None = None
+
+    def entry(self, way: Direction) -> str:
+        """Where frames of this direction enter the guest."""
+        return (self.entries or (self.lan, self.wan))[0 if way is Direction.LAN_TO_WAN else 1]
 
     def sides(self, way: Direction) -> tuple[str, str]:
         """The taps where frames of this direction enter and leave the guest."""
-        return (self.lan, self.wan) if way is Direction.LAN_TO_WAN else (self.wan, self.lan)
+        return self.entry(way), self.wan if way is Direction.LAN_TO_WAN else self.lan
 
 
 def template(probe: model.Probe, folder: Path) -> bytes:
@@ -84,6 +90,7 @@ class Stream:
     entry: PacketSocket | None = field(default=None, repr=False)
     where: str = ""  # which lane, for display
     probe: int = 0  # which of the guest's probes it belongs to
+    opposite: str = ""  # the tap where frames of the other direction enter
     several: bool = False  # there is a lane for each of several queues
     latency: int | None = None  # of the newest frame that came out
     refused: bool = False  # the tap did not take the last one
@@ -202,6 +209,7 @@ def _stream(probe: model.Probe, number: int, lane: Lane, pair: TapPair, several:
     limits = Limits(probe.interval, probe.misses + negative, probe.rises)
     stream = Stream(f"{kind} {where}", lane, *pair.sides(lane.direction), limits, negative, where=where)
     stream.probe, stream.several = number, several
+    stream.opposite = pair.entry(Direction(1 - lane.direction))
     if probe.slow is not None:
         stream.latency_check = f"latency {where}"
         stream.latency_limit = LatencyLimit(int(probe.slow.limit), probe.slow.percentile / 100, int(probe.slow.time))

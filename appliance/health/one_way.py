@@ -111,5 +111,5 @@ def one_ways(streams: Sequence[Stream], loads: Mapping[str, Load]) -> list[OneWa
             found.setdefault(stream.enters, []).append(stream)
     ways = {enters: OneWay(group, loads[enters]) for enters, group in found.items()}
     for enters, group in found.items():
-        ways[enters].other = ways.get(group[0].leaves)
+        ways[enters].other = ways.get(group[0].opposite or group[0].leaves)
     return list(ways.values())

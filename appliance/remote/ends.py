@@ -69,8 +69,8 @@ class Ends(ABC):
         """The opposite."""
 
     @abstractmethod
-    async def _fitted(self, mtu: int) -> None:
-        """The devices have this MTU now."""
+    async def _fitted(self, mtu: int, way: Way) -> None:
+        """The devices have this MTU now, and their packets this way. UnreachableError: the kernel refuses."""
 
     def _planned(self) -> list[tuple[str, Plan, Side]]:
         return list(zip(self.names, plans(self._tunnel), Side, strict=True))
@@ -165,7 +165,7 @@ class Ends(ABC):
             self.warning = warning
             if warning:
                 log.warning("%s: %s", self._who, warning)
-        await self._fitted(most)
+        await self._fitted(most, way)
         if self._indexes:
             self.attach()  # for the length of the frames that they take now
 

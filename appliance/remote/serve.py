@@ -101,7 +101,7 @@ class ServedTunnels(Ends):
     async def _join(self) -> None:
         """Tunnels of IP are refused: guests get frames."""
 
-    async def _fitted(self, mtu: int) -> None:
+    async def _fitted(self, mtu: int, way: Way) -> None:
         """The other appliance makes connections fit."""
 
     def _leave(self) -> None:

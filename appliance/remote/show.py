@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
@@ -15,6 +16,9 @@ from appliance.health.detector import milliseconds
 from appliance.remote.ends import Ends
 from appliance.remote.remote import Remote
 from appliance.remote.serve import Serve
+from appliance.remote.tunnels import Tunnels
+from appliance.steering.kernel.encaps import BY_NAME
+from appliance.steering.kernel.layout import Encapsulated, Side
 from appliance.system import netdev
 
 REFUSED = ("rx_errors", "rx_dropped")
@@ -39,7 +43,15 @@ def row(remote: Remote, now: int, unsent: dict[str, int] | UnsetType = UNSET) ->
         way="" if remote.watch is None and not remote.way.trouble else remote.way.trouble or "up",
         unsent=unsent,
         warning=remote.tunnels.warning,
+        by=by(remote.tunnels),
     )
+
+
+def by(tunnels: Tunnels) -> str:
+    """Who puts the outer headers on; the kernel with the reason, if it should be XDP: "kernel: XDP cannot send ..."."""
+    if not tunnels.by_xdp:
+        return "kernel"
+    return f"kernel: {tunnels.not_by_xdp}" if tunnels.not_by_xdp else "xdp"
 
 
 def words(tunnel: Tunnel) -> str:
@@ -113,6 +125,7 @@ def details(
         wireguard=_wireguard(tunnel, remote.tunnels, time.time()),
         dropped_at_port=dropped,
         clamped=UNSET if (clamped := remote.tunnels.clamped()) is None else clamped,
+        encapsulated=UNSET if (counts := remote.tunnels.encapsulated()) is None else _encapsulated(counts),
         tunnels=_sides(tunnel, remote.tunnels),
         flip_count=remote.hop.history.count,
         lease_renewals=remote.hop.lease.renewals,
@@ -127,6 +140,18 @@ def details(
         heartbeats=watch.heartbeats() if watch is not None else UNSET,
         overload=watch.overload() if watch is not None else UNSET,
     )
+
+
+def _encapsulated(counts: Mapping[Side, Mapping[Encapsulated, int]]) -> list[remotes.Encapsulated]:
+    return [
+        remotes.Encapsulated(
+            side=side.name.lower(),
+            by_xdp=found.get(Encapsulated.SENT, 0),
+            by_kernel={name: found[what] for what, name in BY_NAME.items() if what in found},
+            lost=found.get(Encapsulated.LOST, 0),
+        )
+        for side, found in counts.items()
+    ]
 
 
 def _wireguard(tunnel: Tunnel, ends: Ends, now: float) -> remotes.Wireguard | UnsetType:

@@ -27,6 +27,7 @@ from appliance.steering.kernel import layout
 from appliance.steering.kernel.attachments import Attachments, First
 from appliance.steering.kernel.copies import Copies
 from appliance.steering.kernel.counters import Counters, DeviceCount, HopCount, RuleCount
+from appliance.steering.kernel.encaps import Encaps
 from appliance.steering.kernel.gates import Gates
 from appliance.steering.kernel.ip_devices import IpDevices
 from appliance.steering.kernel.layout import Side, slot
@@ -80,6 +81,7 @@ class Datapath:
         self.gates = Gates(kernel)
         self.shunts = Shunts(kernel)
         self.ip_devices = IpDevices(kernel, self.hop_id)
+        self.encaps = Encaps(kernel.maps)
         self._loads: dict[int, HopLoad] = {}
         self.copies = Copies(kernel, self._devices.write_devices)
 
@@ -146,10 +148,18 @@ class Datapath:
         return self._devices.mtu(segment)
 
     def attach_hop(
-        self, device: str, hop: str, segment: str, side: Side, *, mode: str = "auto", tags: bool = False
+        self,
+        device: str,
+        hop: str,
+        segment: str,
+        side: Side,
+        *,
+        mode: str = "auto",
+        tags: bool = False,
+        out: str = "",
     ) -> Attachment:
         """Connect a hop's tap of one side."""
-        return self._devices.attach_hop(device, hop, segment, side, mode=mode, tags=tags)
+        return self._devices.attach_hop(device, hop, segment, side, mode=mode, tags=tags, out=out)
 
     def detach_segment(self, segment: str) -> None:
         """Take a segment's ports out."""

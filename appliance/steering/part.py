@@ -60,7 +60,7 @@ class Retry:
 
 def _needs_tc(config: Config, segment: str) -> str:
     """Why its hops need tc; "" if they do not."""
-    return needs_tc(with_remotes(config).get(segment, ()), with_mirrors(config).get(segment, ()))
+    return needs_tc(with_remotes(config, "kernel").get(segment, ()), with_mirrors(config).get(segment, ()))
 
 
 def _port_keys(segment: Segment, config: Config) -> tuple[object, ...]:

@@ -19,6 +19,7 @@ from appliance.segment.machine import State as SegmentState
 from appliance.segment.show import Link
 from appliance.steering.answers import refused_frames
 from appliance.steering.kernel.counters import Counters, DeviceCount
+from appliance.steering.kernel.encaps import BY_NAME
 from appliance.steering.kernel.layout import Loss
 from appliance.supervisor import status
 from appliance.supervisor.system import System
@@ -258,6 +259,11 @@ def _remotes(system: System) -> list[Family]:
         "remote_handshake_timestamp_seconds", "gauge", "Time of the last WireGuard handshake; 0 = none", "seconds"
     )
     clamped = Family("remote_clamped_syns", "counter", "TCP SYNs whose segment size was lowered to fit the tunnel")
+    encapsulated = Family(
+        "remote_encapsulated_frames",
+        "counter",
+        "Frames that XDP may encapsulate: sent, lost, or why they went by the kernel's tunnel",
+    )
     now = time.monotonic_ns()
     for remote in system.remotes.remotes() if system.remotes is not None else ():
         remaining = remote.hop.lease.remaining(now)
@@ -277,7 +283,12 @@ def _remotes(system: System) -> list[Family]:
                 counted.add(packets, remote=remote.name, side=side, kind=kind)
         if (syns := remote.tunnels.clamped()) is not None:
             clamped.add(syns, remote=remote.name)
-    return [state, up, lease, way, mtu, latency, limit, counted, handshake, dropped, clamped, *_serves(system)]
+        for end, found in (remote.tunnels.encapsulated() or {}).items():
+            for what, frames in found.items():
+                result = BY_NAME.get(what, what.name.lower())
+                encapsulated.add(frames, remote=remote.name, side=end.name.lower(), result=result)
+    families = [state, up, lease, way, mtu, latency, limit, counted, handshake, dropped, clamped, encapsulated]
+    return [*families, *_serves(system)]
 
 
 def _serves(system: System) -> list[Family]:

@@ -16,7 +16,7 @@ from appliance.errors import RefusedError, UnreachableError
 from appliance.system import netdev
 from appliance.system.command import run
 from appliance.system.namespace import Namespace
-from appliance.tunnel import joint
+from appliance.tunnel import joint, xdp_pair
 from appliance.tunnel.plan import NAME, Listener, Plan, listeners
 
 LIMIT_S = 5.0
@@ -125,7 +125,7 @@ def fit(name: str, mtu: int) -> None:
 async def remove(name: str) -> None:
     """Remove the device, and what is behind it. Does nothing if there is none; UnreachableError: the kernel refuses."""
     there = {known for _, known in socket.if_nameindex()}
-    for device in (joint.joint(name).tunnel, name):
+    for device in (joint.joint(name).tunnel, xdp_pair.pair(name).out, name):
         if device in there:
             status, text = await run(["ip", "link", "delete", device], LIMIT_S)
             if status != 0 and (_SYS / device).exists():

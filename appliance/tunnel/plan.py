@@ -18,8 +18,9 @@ from appliance.tunnel import wireguard
 
 Words = list[str]
 
-NAME = re.compile(r"t(?:[ru]\d+\.|s)\d+[lw]")
-"""Of hops' devices, of tunnels behind them (joint.py), and of tunnels by which others are served."""
+NAME = re.compile(r"t(?:[rux]\d+\.|s)\d+[lw]")
+"""Of hops' devices, of tunnels behind them (joint.py), of what XDP sends by (xdp_pair.py), and of tunnels by which
+others are served."""
 HOPS = "64"
 """Time to live of the outer packets; that of the inner ones must not end a tunnel's."""
 
@@ -49,6 +50,7 @@ class Plan:
         """Written into the device as its last step: a device with this mark is ours, complete and as planned."""
         tunnel = self.tunnel
         options = [word for word in ("sequence", "checksum", "mss_clamp") if getattr(tunnel, word)]
+        options += ["xdp"] * (tunnel.way == "xdp")
         ends = f"{tunnel.local or 'any'} {self.remote}"
         below = wireguard.mark(tunnel)
         words = ["throughwire", tunnel.kind, ends, str(self.key), str(self.port), *options, *([below] if below else [])]

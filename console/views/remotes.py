@@ -11,7 +11,7 @@ from console.views.common import by_cause, columns_of, known
 
 _INNER = frozenset({
     "checks", "flips", "bypass", "heartbeats", "tunnels", "wireguard", "overload", "unsent", "lease_ms", "flip_count",
-    "lease_renewals",
+    "lease_renewals", "encapsulated",
 })  # fmt: skip
 
 
@@ -43,6 +43,11 @@ _tunnels = columns_of("tunnels", "", [
 ], _counted)  # fmt: skip
 
 
+_encapsulated = columns_of("encapsulated", "", [
+    ("side", "FRAMES"), ("by_xdp", "BY XDP"), ("others", "BY THE KERNEL"), ("lost", "LOST"),
+], lambda row: {**row, "others": by_cause(row.get("by_kernel")), "lost": row.get("lost") or ""})  # fmt: skip
+
+
 def one(data: Any, style: Style = PLAIN) -> str:
     """State and cause, the way to it, each check with its evidence, its tunnels, how fast it was bypassed so far."""
     if not isinstance(data, dict) or "name" not in data:
@@ -56,6 +61,8 @@ def one(data: Any, style: Style = PLAIN) -> str:
         blocks.append(pairs(_wireguard(data["wireguard"]), style))
     if data.get("tunnels"):
         blocks.append(_tunnels(data, style))
+    if data.get("encapsulated"):
+        blocks.append(_encapsulated(data, style))
     flips = data.get("flips")
     if isinstance(flips, list) and flips:
         blocks.append(guests.changes({"flips": flips[-guests.FLIPS :]}, style))
@@ -84,5 +91,5 @@ table_of_served = columns_of("serves", "nothing is served to other appliances", 
 table_of_all = columns_of("remotes", "no remotes are configured", [
     ("name", "REMOTE"), ("hop", "HOP"), ("state", "STATE"), ("cause", "CAUSE"), ("lease", "LEASE"),
     ("segment", "SEGMENT"), ("tunnel", "TUNNEL"), ("far", "FAR END"), ("keys", "KEYS LAN / WAN"), ("way", "WAY"),
-    ("not_taken", "FRAMES NOT TAKEN"), ("warning", "WARNING"), ("detail", "DETAIL"),
+    ("by", "HEADERS BY"), ("not_taken", "FRAMES NOT TAKEN"), ("warning", "WARNING"), ("detail", "DETAIL"),
 ], lambda row: {**row, "not_taken": by_cause(row.get("unsent"))})  # fmt: skip

@@ -171,6 +171,28 @@ def test_a_download_goes_through_the_remote_whole(board: Board, underlay: Board,
         assert {side["side"]: side["refused"] for side in shown["tunnels"]} == {"lan": 0, "wan": 0}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["vxlan4", "geneve4", "gre4", "gre6"])
+def test_a_download_goes_by_xdp_whole(board: Board, underlay: Board, kind: str) -> None:
+    """XDP puts the headers on, and plain tunnels of the kernel take them off."""
+    join(board, kind)
+    # A veth takes frames from XDP while its other end has a program, as the driver of a port does at any time.
+    in_far(board, ["ip -force link set up1 xdpdrv pinned /sys/fs/bpf/bypass/programs/pass_xdp"])
+    try:
+        tunnel(board, kind, {**KINDS[kind].tunnel, "way": "xdp"})
+        reach(board, "available")
+        assert remote(board)["by"] == "xdp"
+        download_through(board)
+        shown = remote(board)
+        assert (shown["state"], shown["way"]) == ("available", "up")
+        for side in shown["encapsulated"]:
+            assert (side["by_xdp"] > 0, side["lost"]) == (True, 0)
+            assert side["by_kernel"].keys() <= {"confirm_neighbour", "neighbour"}
+        assert {side["side"]: side["refused"] for side in shown["tunnels"]} == {"lan": 0, "wan": 0}
+    finally:
+        in_far(board, ["ip link set up1 xdpdrv off"])
+
+
 def test_a_download_is_whole_over_a_way_that_loses_packets(board: Board, underlay: Board) -> None:
     """One packet in twenty each way is lost, others come late: the remote keeps its traffic, or the excess of it."""
     join(board, "geneve4")

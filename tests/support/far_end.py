@@ -7,6 +7,7 @@ A far end is a network namespace. The commands are words of `ip` and `tc`, so a 
 
 from __future__ import annotations
 
+import subprocess
 from typing import NamedTuple
 
 OUR4, FAR4, OUR6, FAR6 = "192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"
@@ -112,6 +113,15 @@ def joined(
 def carries_ip(kind: str) -> bool:
     """Whether the tunnels carry packets of IP and no frames."""
     return KINDS[kind].tunnel["kind"] in ("gre-ip", "ipip")
+
+
+def missing(kind: str) -> str:
+    """Why this kernel cannot be the far end of such tunnels; "" if it can."""
+    words = " ".join(["ip", "link", "add", "tried0", *device(kind, 1)])
+    done = subprocess.run(["unshare", "-n", "sh", "-c", words], capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return ""
+    return f"this kernel has no tunnel device {KINDS[kind].device.split()[0]}: {done.stderr.strip()}"
 
 
 def keyed(kind: str) -> bool:

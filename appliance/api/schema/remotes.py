@@ -33,6 +33,20 @@ class Remote(Answer, kw_only=True):
     way: Annotated[str, Meta(description='"up", or why packets do not reach the far end')] | UnsetType = UNSET
     unsent: Annotated[dict[str, int], Meta(description="frames that its tunnels did not take")] | UnsetType = UNSET
     warning: Detail | UnsetType = UNSET
+    by: (
+        Annotated[str, Meta(description='who puts the outer headers on: "kernel", "xdp", or "kernel:" and why not XDP')]
+        | UnsetType
+    ) = UNSET
+
+
+class Encapsulated(Answer):
+    """What became of frames for a tunnel with way = "xdp". `by_kernel`: those that went by the kernel's tunnel, by
+    reason. `lost`: dropped, because the port was changed at that moment."""
+
+    side: str
+    by_xdp: int
+    by_kernel: dict[str, int]
+    lost: int
 
 
 class TunnelSide(Answer):
@@ -95,6 +109,7 @@ class RemoteDetails(Remote, kw_only=True):
     wireguard: Wireguard | UnsetType = UNSET
     dropped_at_port: int | UnsetType = UNSET
     clamped: Annotated[int, Meta(description="SYNs whose segment size was lowered")] | UnsetType = UNSET
+    encapsulated: list[Encapsulated] | UnsetType = UNSET
     tunnels: list[TunnelSide] | UnsetType = UNSET
     flip_count: int | UnsetType = UNSET
     lease_renewals: int | UnsetType = UNSET

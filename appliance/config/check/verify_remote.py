@@ -59,7 +59,7 @@ def _tunnel(
         sound = sound and key not in ("remote", "peer", "wan_remote")
         names = ("tunnel", "wireguard", key) if key in ("peer", "address") else ("tunnel", key)
         yield Finding(f"{where}: {': '.join(names)}", (*at, *names), what)
-    for key, what in _options(tunnel):
+    for key, what in (*_options(tunnel), *_by_xdp(tunnel)):
         yield Finding(f"{where}: tunnel: {key}", (*at, "tunnel", key), what)
     if tunnel.wireguard is not None:
         for key, what in _wireguard(where, tunnel.wireguard, taken.udp):
@@ -76,6 +76,8 @@ def _serve(serve: Serve, names: Sequence[str], management: Management, *, fits: 
         yield "name", f'"{serve.name}" is already the name of a segment or of what is served'
     if serve.tunnel.mss_clamp:
         yield "tunnel", "mss_clamp belongs to the other appliance's remote: leave it out"
+    if serve.tunnel.way == "xdp":
+        yield "tunnel", "way: what is served goes by the kernel's tunnels: leave it out"
     if encapsulations.carries_ip(serve.tunnel):
         yield "tunnel", f"{serve.tunnel.kind} carries IP, and guests get frames: use a kind that carries Ethernet"
     elif fits and (what := misfit(serve.tunnel, serve.mtu, _room(serve.tunnel, management))):
@@ -249,6 +251,26 @@ def _options(tunnel: Tunnel) -> Iterator[Fault]:
         yield "checksum", f"{tunnel.kind} has none: leave it out"
 
 
+def _by_xdp(tunnel: Tunnel) -> Iterator[Fault]:
+    """What XDP cannot put around a frame."""
+    if tunnel.way != "xdp":
+        return
+    far, kinds = address(tunnel.remote), encapsulations.BY_XDP
+    if tunnel.kind not in kinds:
+        yield "way", f"XDP makes no {tunnel.kind}: use {', '.join(kinds[:-1])} or {kinds[-1]}, or leave way out"
+    elif tunnel.kind != "gre-ethernet" and far is not None and far.version == 6:
+        what = "UDP over IPv6 has a checksum over the whole packet, which only the kernel computes"
+        yield "way", f"{what}: use IPv4 or gre-ethernet, or leave way out"
+    for key, what in (
+        ("wireguard", "only the kernel encrypts"),
+        ("sequence", "only the kernel numbers packets"),
+        ("checksum", "only the kernel computes a checksum over the whole packet"),
+        ("mss_clamp", "segment sizes are lowered where the kernel's tunnel sends, and XDP sends beside it"),
+    ):
+        if getattr(tunnel, key):
+            yield "way", f"{what}: leave out {key}, or way"
+
+
 def _overlaps(who: str, tunnel: Tunnel, taken: _Taken) -> Iterator[Fault]:
     """Tunnels that the kernel, and the direction of returning frames, could not tell apart."""
     lan, wan = encapsulations.claims(tunnel)
@@ -302,7 +324,7 @@ def _segment(config: Config, remote: Remote, *, fits: bool) -> Iterator[Fault]:
     for segment in config.segment:
         if segment.name not in wanted:
             continue
-        if segment.attach == "xdp":
+        if segment.attach == "xdp" and remote.tunnel.way == "kernel":
             what = f'segment {segment.name} has attach = "xdp", and XDP cannot send to a tunnel of the kernel'
             yield "segment", f'{what}: set attach to "auto" or "tc"'
         room = _room(remote.tunnel, config.management)

@@ -70,6 +70,10 @@ KINDS: Final[dict[str, Encapsulation]] = {
 }
 
 
+BY_XDP: Final = ("gre-ethernet", "vxlan", "geneve")
+"""The kinds that XDP can put around a frame."""
+
+
 def version(tunnel: Tunnel) -> int:
     """Of IP around the encapsulation: 4 or 6; 0: none. ValueError: the far end's address is none."""
     if KINDS[tunnel.kind].on_port:

@@ -389,6 +389,11 @@ FIELDS: Final[dict[str, Field]] = {
         "tunnel whole. The way may then be narrower than full-size frames; other long frames skip the remote",
         source="a changed option; a way that carries full-size frames needs none",
     ),
+    "remote.tunnel.way": Field(
+        "who puts the outer headers on: the kernel, or XDP, which is faster and leaves to the kernel what it cannot "
+        "send. XDP: gre-ethernet without sequence and checksum, and VXLAN and Geneve over IPv4 without checksum",
+        source="works with every kind and option",
+    ),
     "remote.tunnel.wireguard": Field(
         "WireGuard below the tunnels: encrypts their packets and takes only those of the far end; "
         "`remote` is then the far end's address inside"

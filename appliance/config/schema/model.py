@@ -236,6 +236,7 @@ class Tunnel(_Struct, frozen=True):
     checksum: bool = False  # GRE, or UDP over IPv4
     wireguard: Wireguard | None = None  # None = in the clear
     mss_clamp: bool = False  # TCP connections are made to fit a way that is too narrow for full-size frames
+    way: Literal["kernel", "xdp"] = "kernel"  # who puts the outer headers on; what XDP cannot send goes by the kernel
 
     @property
     def far(self) -> str:

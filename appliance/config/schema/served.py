@@ -79,10 +79,12 @@ def mirrored(config: Config) -> dict[str, list[str]]:
     return found
 
 
-def with_remotes(config: Config) -> dict[str, list[str]]:
-    """For each segment that has any, its remotes."""
+def with_remotes(config: Config, way: str = "") -> dict[str, list[str]]:
+    """For each segment that has any, its remotes; those whose tunnels have this `way` only, if it is given."""
     found: dict[str, list[str]] = {}
     for remote in config.remote:
+        if way not in ("", remote.tunnel.way):
+            continue
         if segment := segment_of(config, remote):
             found.setdefault(segment, []).append(remote.name)
     return found

@@ -52,12 +52,12 @@ class Attacher:
 
     def attach_tap(self, placed: Attachment, mode: str) -> None:
         """Attach a hop's tap. `mode` and errors as in `Attachments.attach_hop`."""
-        tap, segment, hop = placed.device, placed.segment, placed.hop
+        segment, hop = placed.segment, placed.hop
         ports = self._slots.ports(segment)
-        by_xdp = any(port.mode == "xdp" for port in ports)
-        if by_xdp and not tap.sends():
-            self._leave_xdp(segment, f"XDP cannot send to {tap.name} ({tap.driver}) of hop {hop}")
-        elif by_xdp and not tap.sends_several():
+        by_xdp, out = any(port.mode == "xdp" for port in ports), placed.sent_by
+        if by_xdp and not out.sends():
+            self._leave_xdp(segment, f"XDP cannot send to {out.name} ({out.driver}) of hop {hop}")
+        elif by_xdp and not out.sends_several():
             self._mind_long_frames(segment, ports, hop)
         tried = ("tc",) if any(port.mode == "tc" for port in ports) else ("xdp", "tc")
         placed.mode, placed.reason = self._try_tap(placed, tried if mode == "auto" else (mode,))
@@ -77,7 +77,7 @@ class Attacher:
         """Attach a segment's ports in the best mode, with the largest MTU for it; returns the mode, and why."""
         mode, mtu = asked
         who = f"segment {segment}"
-        hops = [one.hop for one in self._slots.of(segment) if one.hop and not one.device.sends_several()]
+        hops = [one.hop for one in self._slots.of(segment) if one.hop and not one.sent_by.sends_several()]
         problem = attach_mode.refusal(mode, self._facts(there.values()))
         if problem:
             raise DatapathError(f"{who}: {problem}")

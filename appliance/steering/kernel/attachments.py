@@ -113,17 +113,26 @@ class Attachments:
 
     @_in_turn
     def attach_hop(
-        self, device: str, hop: str, segment: str, side: Side, *, mode: str = "auto", tags: bool = False
+        self,
+        device: str,
+        hop: str,
+        segment: str,
+        side: Side,
+        *,
+        mode: str = "auto",
+        tags: bool = False,
+        out: str = "",
     ) -> Attachment:
         """Connect a hop's tap (device name) on one side. Idempotent; call it again after the tap was recreated.
 
         `tags`: the hop may choose the next one by a tag. `mode` "auto" is the mode of the segment's ports, or tc if
         the tap has no native XDP. A device that XDP cannot send to (a tunnel) makes the whole segment use tc, unless
-        its mode is configured. Errors as in `attach_segment`.
+        its mode is configured. `out`: another device, by which XDP sends frames to the hop. Errors as in
+        `attach_segment`.
         """
-        tap = devices.read(device)
+        tap, sent_by = devices.read(device), devices.read(out) if out else None
         place = slot(self._names.number("hop", hop), self._names.number("segment", segment), side)
-        self._slots.enter(Attachment(place, tap, segment, side, hop, "", ""), tags)
+        self._slots.enter(Attachment(place, tap, segment, side, hop, "", "", sent_by), tags)
         placed = self._slots[place]
         self._attacher.attach_tap(placed, mode)
         self._slots.measure(segment)

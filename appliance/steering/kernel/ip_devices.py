@@ -55,6 +55,16 @@ class IpDevices:
         for device in devices:
             self._kernel.maps["ip_devices"].delete(device)
 
+    def by_kernel(self, hop: str, side: Side, here: int, tunnel: int) -> Path:
+        """Lead frames that come out of a device (ifindex) to the kernel's tunnel (ifindex). Returns the program for it.
+
+        DatapathError: the datapath is not pinned.
+        """
+        if self._kernel.pins is None:
+            raise DatapathError("encapsulation by XDP needs pinned programs")
+        self._kernel.maps["ip_devices"].set(here, IpDeviceValue(to=tunnel, hop=self._number(hop), side=side))
+        return self._kernel.pins / "programs" / "by_kernel_tc"
+
     def clamp(self, device: int, mtu: int) -> Path:
         """Have TCP connections by a remote's device (ifindex) fit this MTU. Returns the program for its egress.
 

@@ -37,8 +37,12 @@ MAX_THREADS = 4096
 MAX_SHUNTS = 65536
 MAX_IP_DEVICES = 512
 MAX_HEADERS = 32768
+MAX_ENCAPS = 256
 LEASE_OVER = 1
 MAX_ACCEPTS = 64  # bits of scratch.accept
+
+ENCAP_CONFIRM_NS = 1_000_000_000
+ENCAP_PLACES = 16
 
 NO_MATCH = 0xFFFFFFFF
 NO_ACCEPT_BIT = 255
@@ -606,6 +610,55 @@ class ClampValue(ctypes.Structure):
     _fields_ = (("mtu", c_uint32), ("pad", c_uint32), ("clamped", c_uint64))
 
 
+class EncapKind(IntEnum):
+    NONE = 0
+    GRE = 1
+    VXLAN = 2
+    GENEVE = 3
+
+
+class Encapsulated(IntEnum):
+    """What became of a frame that XDP may encapsulate; all but SENT and LOST went by the kernel's tunnel."""
+
+    SENT = 0
+    OFF = 1
+    LONG = 2
+    INNER = 3
+    NEIGHBOUR = 4
+    ROUTE = 5
+    ROOM = 6
+    CONFIRM = 7
+    LOST = 8
+
+
+class EncapValue(ctypes.Structure):
+    _fields_ = (
+        ("source", c_uint8 * 16),
+        ("destination", c_uint8 * 16),
+        ("key", c_uint32),
+        ("route", c_uint32),
+        ("place", c_uint32),
+        ("overhead", c_uint32),
+        ("port", c_uint16),
+        ("least_port", c_uint16),
+        ("ports", c_uint16),
+        ("kind", c_uint8),
+        ("six", c_uint8),
+        ("version", c_uint64),
+        ("confirmed", c_uint64),
+    )
+
+
+class EncapStateValue(ctypes.Structure):
+    _fields_ = (
+        ("tick", c_uint64),
+        ("version", c_uint64),
+        ("stations", c_uint8 * 12),
+        ("mtu", c_uint32),
+        ("frames", c_uint64 * ENCAP_PLACES),
+    )
+
+
 class HeaderKey(ctypes.Structure):
     _fields_ = (
         ("source", c_uint64 * 2),
@@ -672,6 +725,9 @@ MAPS: dict[str, tuple[type[ctypes.Structure] | type[c_uint32], type[ctypes.Struc
     "cache_counters": (c_uint32, CacheCounterValue),
     "ip_devices": (c_uint32, IpDeviceValue),
     "clamps": (c_uint32, ClampValue),
+    "encaps": (c_uint32, EncapValue),
+    "encap_states": (c_uint32, EncapStateValue),
+    "encap_tx": (c_uint32, c_uint32),
     "headers": (HeaderKey, HeaderValue),
     "trace": (c_uint32, TraceValue),
     "scratch": (c_uint32, ScratchValue),

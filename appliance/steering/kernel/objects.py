@@ -27,6 +27,9 @@ PROGRAMS = (
     "strip_tc",
     "restore_tc",
     "clamp_tc",
+    "encap_xdp",
+    "by_kernel_tc",
+    "pass_xdp",
     *(
         f"{name}_{kind}"
         for kind in ("xdp", "tc")
@@ -47,7 +50,7 @@ PROGRAMS = (
 EXIT = "thread_exit"  # the program that ends leases with processes
 LOSSES = {"batch_sent": "xdp_devmap_xmit", "redirect_failed": "xdp_redirect_err", "frame_freed": "kfree_skb"}
 TRACEPOINTS = {EXIT: "sched_process_exit", **LOSSES}  # by program; left out on kernels without tracing
-_TEMPLATES = frozenset(("decide_xdp", "decide_tc", "attached_xdp", "own_xdp", "own_shunting_xdp"))
+TEMPLATES = frozenset(("decide_xdp", "decide_tc", "attached_xdp", "own_xdp", "own_shunting_xdp"))
 _SLOTS = {"walk": layout.PROGRAM_WALK, "dispatch": layout.PROGRAM_DISPATCH, "remember": layout.PROGRAM_REMEMBER,
           "copying": layout.PROGRAM_COPYING, "entry": layout.PROGRAM_ENTRY,
           "fragment": layout.PROGRAM_FRAGMENT, "reset": layout.PROGRAM_RESET, "shunts": layout.PROGRAM_SHUNTS,
@@ -202,7 +205,7 @@ class Kernel:
     @cached_property
     def templates(self) -> dict[str, splice.Template]:
         """The programs into which a set's filters are put."""
-        return splice.read(self._path, _TEMPLATES)
+        return splice.read(self._path, TEMPLATES)
 
     def wait_for_frames(self) -> None:
         """Return when all frames now in the programs have left them (one RCU grace period)."""

@@ -42,6 +42,12 @@ class Attachment:
     hop: str  # "" for a port
     mode: str  # "xdp" | "tc"
     reason: str
+    out: devices.Device | None = None  # a hop: where XDP sends frames for it; None: the same device
+
+    @property
+    def sent_by(self) -> devices.Device:
+        """The device by which XDP sends frames to the slot."""
+        return self.out or self.device
 
 
 class Slots:
@@ -104,11 +110,14 @@ class Slots:
             self.let_own(place, False)
             self._maps["devices"].set(old.ifindex, layout.DeviceValue())
         known = self._attached.get(place)
+        out = attachment.out.ifindex if attachment.out is not None else 0
+        if known is not None and known.out is not None and known.out.ifindex != out:
+            self._maps["devices"].set(known.out.ifindex, layout.DeviceValue())
         if known is not None:
             attachment.mode, attachment.reason = known.mode, known.reason
         self._attached[place] = attachment
         self._losses.watch_this_namespace()
-        self._maps["tx"].set(place, device.ifindex)
+        self._maps["tx"].set(place, attachment.sent_by.ifindex)
         self._tags[place] = tags
         self.measure(attachment.segment)
 
@@ -116,9 +125,10 @@ class Slots:
         """Write how long a frame each device of the segment accepts, for the programs that send to it."""
         for attachment in self._attached.values():
             if attachment.segment == segment:
-                device = attachment.device
-                flags = layout.TARGET_SG if device.sends_several() else 0
-                value = layout.TargetValue(ifindex=device.ifindex, flags=flags, max=device.longest)
+                device, out = attachment.device, attachment.sent_by
+                flags = layout.TARGET_SG if out.sends_several() else 0
+                longest = min(device.longest, out.longest)
+                value = layout.TargetValue(ifindex=device.ifindex, flags=flags, max=longest)
                 if (attachment.hop, segment) in self.withdrawn:
                     value = layout.TargetValue()
                 self._maps["targets"].set(attachment.slot, value)
@@ -143,20 +153,20 @@ class Slots:
         longest = peer.device.longest if peer is not None else layout.NO_MATCH
         if not attachment.hop and (flags or attachment.slot not in self._own):
             self._own_ways.write(0, 0, attachment.slot)
-        self._maps["devices"].set(
-            attachment.device.ifindex,
-            layout.DeviceValue(
-                role=Role.HOP if attachment.hop else Role.PORT,
-                segment=number,
-                side=attachment.side,
-                hop=self._names.number("hop", attachment.hop) if attachment.hop else 0,
-                slot=attachment.slot,
-                flags=flags,
-                peer_max=longest,
-                peer_max_sg=longest if peer is None or peer.device.sends_several() else 0,
-                key=htonl(self._key(attachment.hop)) if attachment.hop else 0,
-            ),
+        value = layout.DeviceValue(
+            role=Role.HOP if attachment.hop else Role.PORT,
+            segment=number,
+            side=attachment.side,
+            hop=self._names.number("hop", attachment.hop) if attachment.hop else 0,
+            slot=attachment.slot,
+            flags=flags,
+            peer_max=longest,
+            peer_max_sg=longest if peer is None or peer.device.sends_several() else 0,
+            key=htonl(self._key(attachment.hop)) if attachment.hop else 0,
         )
+        self._maps["devices"].set(attachment.device.ifindex, value)
+        if attachment.out is not None:  # what it loses is lost on the way to this slot
+            self._maps["devices"].set(attachment.out.ifindex, value)
         if not attachment.hop and not flags and attachment.slot in self._own:
             self._own_ways.write(0, longest, attachment.slot)
 
@@ -189,4 +199,6 @@ class Slots:
             self._own_ways.write(0, 0, place)
         if ifindex:
             self._maps["devices"].set(ifindex, layout.DeviceValue())
-        self._attached.pop(place, None)
+        left = self._attached.pop(place, None)
+        if left is not None and left.out is not None:
+            self._maps["devices"].set(left.out.ifindex, layout.DeviceValue())

@@ -90,6 +90,20 @@ ROWS = [
         "routed heartbeats need the addresses of a guest's ports",
     ),
     ("mtu = 1600", "mtu = 1500", "let everything on the way carry it, or set mss_clamp"),
+    (
+        '"vxlan"',
+        '"fou", way = "xdp"',
+        "dpi: tunnel: way: XDP makes no fou: use gre-ethernet, vxlan or geneve, or leave",
+    ),
+    ("lan_key = 7", 'lan_key = 7, way = "xdp", checksum = true', "way: only the kernel computes a checksum over the w"),
+    ("lan_key = 7", 'lan_key = 7, way = "xdp", mss_clamp = true', "XDP sends beside it: leave out mss_clamp, or way"),
+    ("lan_key = 0", 'lan_key = 0, way = "xdp", sequence = true', "ips: tunnel: way: only the kernel numbers packets"),
+    (
+        '"198.51.100.7", lan_key = 7',
+        '"2001:db8::7", lan_key = 7, way = "xdp"',
+        "way: UDP over IPv6 has a checksum over the whole packet, which only the kernel computes: use IPv4 or gre",
+    ),
+    ("lan_key = 7", 'lan_key = 7, way = "tc"', "way"),
 ]
 KEY = "A" * 42 + "E="
 SECURED = GOOD.replace(
@@ -118,6 +132,11 @@ SECURED_ROWS = [
     (KEY, KEY[:-2] + "B=", "wireguard: public_key: it is no key"),
     (KEY, f'{KEY}", preshared_key = "word', "wireguard: preshared_key: it is no key"),
     (KEY, f'{KEY}", private_key_file = "own.key', 'private_key_file: "own.key" is not a whole path'),
+    (
+        '"10.9.0.2"',
+        '"10.9.0.2", way = "xdp"',
+        "dpi: tunnel: way: only the kernel encrypts: leave out wireguard, or way",
+    ),
     ("mtu = 1614", "mtu = 1613", "a frame of 1518 bytes becomes a packet of 1614 in the tunnel"),
     (
         '"2001:db8::9", lan_key = 0',
@@ -145,6 +164,23 @@ def test_tunnels_inside_wireguard_do_not_overlap_with_others() -> None:
     assert errors(SECURED + second.replace("address =", "port = 51821, address =")) == []
     assert any(
         "b: tunnel: wireguard: port: UDP port 51820 is already used" in error for error in errors(SECURED + second)
+    )
+
+
+def test_a_segment_goes_by_xdp_where_all_its_remotes_do() -> None:
+    """What XDP can send to needs no tc, and may be demanded; what is served has the kernel's tunnels."""
+    both = GOOD.replace("wan_key = 8 }", 'wan_key = 8, way = "xdp" }')
+    both = both.replace("wan_key = 4294967295 }", 'wan_key = 4294967295, way = "xdp" }')
+    wanted = both.replace('wan = "wan0"', 'wan = "wan0"\nattach = "xdp"')
+    assert errors(both) == errors(wanted) == []
+    one = wanted.replace('wan_key = 4294967295, way = "xdp"', "wan_key = 4294967295")
+    assert any("remote ips: segment: segment main has attach" in error for error in errors(one))
+    assert served.with_remotes(loads(both, "test"), "kernel") == {}
+    assert served.with_remotes(loads(GOOD, "test"), "kernel") == {"main": ["dpi", "ips"]}
+    table = '[[serve]]\nname = "b"\npath = ["dpi"]\n'
+    tunnel = 'tunnel = { kind = "vxlan", remote = "198.51.100.9", lan_key = 17, wan_key = 18, way = "xdp" }\n'
+    assert any(
+        "serve b: tunnel: way: what is served goes by the kernel" in error for error in errors(GOOD + table + tunnel)
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,18 @@ from appliance.causes import Cause
 from appliance.config.schema import model
 from appliance.errors import RefusedError, UnreachableError
 from appliance.health.detector import Good
+from appliance.health.inband import Direction
 from appliance.health.overload import Sample
 from appliance.health.watch import Watch
 from appliance.hop.lifecycle import HopState
 from appliance.remote import remote as remote_module
+from appliance.remote import show
 from appliance.remote.remote import Place, Remote
+from appliance.steering.kernel.encaps import Headers
+from appliance.steering.kernel.layout import Encapsulated
 from appliance.system.namespace import Namespace
 from appliance.telemetry.subject import Change
-from appliance.tunnel import device
+from appliance.tunnel import device, xdp_pair
 from appliance.tunnel.underlay import Way
 
 SEGMENT = model.Segment(name="main", lan="lan0", wan="wan0")
@@ -66,6 +70,11 @@ class Kernel:
         self.counted = (0, 0)
         self.guarded = False
         self.flows = Flow(), Flow()
+        self.entries: dict[str, str] = {}  # by device: where XDP sends instead
+        self.puts: dict[int, tuple[int, Headers | None, int]] = {}
+        self.leaves: dict[int, int] = {}
+        self.back: dict[int, int] = {}
+        self.underlay = xdp_pair.Underlay(4, 3, "mgmt0-hw")
 
     # the datapath
 
@@ -100,9 +109,11 @@ class Kernel:
     def heartbeat_key(self, hop: str) -> int:
         return 1
 
-    def attach_hop(self, device: str, *_: object, tags: bool = False) -> None:
+    def attach_hop(self, device: str, *_: object, tags: bool = False, out: str = "") -> None:
         assert device in self.devices
+        assert not out or out in self.devices
         self.attached.add(device)
+        self.entries[device] = out
 
     def detach_hop(self, hop: str, segment: str | None = None) -> None:
         self.attached.clear()
@@ -137,6 +148,7 @@ class Kernel:
 
     async def remove(self, name: str) -> None:
         self.devices.pop(name, None)
+        self.devices.pop(xdp_pair.pair(name).out, None)
 
     def mark_of(self, name: str) -> str:
         return self.devices.get(name, (0, ""))[1]
@@ -148,6 +160,57 @@ class Kernel:
 
     async def look(self, tunnel: object, space: object) -> Way:
         return self.way
+
+    # encapsulation by XDP: what is put on, by the device where it is
+
+    @property
+    def encaps(self) -> Any:
+        return self
+
+    @property
+    def ip_devices(self) -> Any:
+        return self
+
+    def place(self, hop: int, side: int) -> int:
+        return hop * 2 + side
+
+    def put(self, here: int, place: int, headers: Headers, route: int) -> None:
+        assert place in self.leaves, "packets would be lost"
+        self.puts[here] = (place, headers, route)
+
+    def put_nothing(self, here: int, place: int) -> None:
+        self.puts[here] = (place, None, 0)
+
+    def lead_to(self, place: int, port: int) -> None:
+        self.leaves[place] = port
+
+    def forget(self, here: int, place: int) -> None:
+        del self.puts[here], self.leaves[place]
+
+    def frames(self, place: int) -> dict[Encapsulated, int]:
+        return {Encapsulated.SENT: 7, Encapsulated.ROUTE: place} if place in self.leaves else {}
+
+    def by_kernel(self, hop: str, side: int, here: int, tunnel: int) -> Path:
+        self.back[here] = tunnel
+        return Path("/programs/by_kernel_tc")
+
+    def leave(self, devices: Iterable[int]) -> None:
+        for each in devices:
+            self.back.pop(each, None)
+
+    async def pair(self, name: str, space: object) -> None:
+        self.made += 1
+        self.devices[xdp_pair.pair(name).out] = (self.made, "")
+
+    async def wire(self, name: str, space: object, by_kernel: Path) -> int:
+        return 100 + self.index(xdp_pair.pair(name).out)
+
+    def stretch(self, name: str, space: object, mtu: int) -> None:
+        self.mtus[xdp_pair.pair(name).out] = mtu
+
+    async def under(self, device: str, space: object, programs: Path) -> xdp_pair.Underlay:
+        assert (device, programs) == ("mgmt0", Path("/programs"))
+        return self.underlay
 
 
 class Bench:
@@ -196,7 +259,13 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     made = Bench(tmp_path / "dpi")
     for name in ("make", "finish", "fit", "remove", "mark_of"):
         monkeypatch.setattr(device, name, getattr(made.kernel, name))
+    for name, fake in (("make", "pair"), ("attach", "wire"), ("fit", "stretch"), ("underlay", "under")):
+        monkeypatch.setattr(xdp_pair, name, getattr(made.kernel, fake))
+    monkeypatch.setattr(xdp_pair, "prepare", lambda space: (1000, 2000))
+    monkeypatch.setattr(Namespace, "inside", lambda self, function: function())
     monkeypatch.setattr(socket, "if_nametoindex", made.kernel.index)
+    there = made.kernel.devices
+    monkeypatch.setattr(socket, "if_nameindex", lambda: [(there[name][0], name) for name in there])
     for name in ("TICK_S", "RETRY_FIRST_S", "RETRY_LAST_S", "SETTLE_S"):
         monkeypatch.setattr(remote_module, name, 0.005)
     monkeypatch.setattr(Watch, "start", lambda self: None)
@@ -231,6 +300,80 @@ def test_from_nothing_to_traffic(bench: Bench) -> None:
 
     play(bench, story)
     assert bench.moves == [("starting", "starting"), ("proving", "proving"), ("available", "healthy")]
+
+
+BY_XDP = msgspec.structs.replace(CONFIG, tunnel=msgspec.structs.replace(TUNNEL, way="xdp"))
+
+
+def put(bench: Bench) -> list[tuple[int, Headers | None, int]]:
+    return [bench.kernel.puts[here] for here in sorted(bench.kernel.puts)]
+
+
+def test_headers_are_put_on_by_xdp_as_the_way_says(bench: Bench) -> None:
+    """Both sides, at the pairs that heartbeats enter by too; and others as soon as the way has changed."""
+    bench.restart(BY_XDP)
+    kernel = bench.kernel
+
+    async def story() -> None:
+        await bench.reach(HopState.PROVING)
+        lan = Headers("vxlan", "192.0.2.1", "192.0.2.7", 7, 4789, (1000, 2000))
+        assert put(bench) == [(2, lan, 4), (3, lan._replace(key=8), 4)]
+        assert kernel.leaves == {2: 3, 3: 3}
+        assert kernel.entries == {"tr1.0l": "tx1.0l", "tr1.0w": "tx1.0w"}
+        assert set(kernel.mtus.values()) == {1600 - 36 - 18}
+        index = {name: number for name, (number, _) in kernel.devices.items()}
+        assert kernel.back == {index["tx1.0l"]: index["tr1.0l"], index["tx1.0w"]: index["tr1.0w"]}
+        tunnels = bench.remote.tunnels
+        assert tunnels.loads().keys() == {"tx1.0l", "tx1.0w"}
+        assert [tunnels.pair.sides(way) for way in Direction] == [("tx1.0l", "tr1.0w"), ("tx1.0w", "tr1.0l")]
+        assert show.row(bench.remote, bench.now).by == "xdp"
+        kernel.way = Way("mgmt0", "", "192.0.2.99", 1600, trouble="looked at often")
+        bench.remote.on_move(HopState.PROVING)  # a look is due
+        await bench.until(lambda: put(bench)[0][1] == lan._replace(source="192.0.2.99"))
+        bench.remote.stop()
+        await bench.reach(HopState.STOPPED)
+        assert (kernel.devices, kernel.puts, kernel.leaves, kernel.back) == ({}, {}, {}, {})
+
+    play(bench, story)
+
+
+def test_what_xdp_cannot_send_is_left_to_the_kernel_and_it_is_said_why(bench: Bench) -> None:
+    bench.restart(BY_XDP)
+    bench.kernel.underlay = xdp_pair.Underlay(4, 3, "mgmt0-hw", "XDP cannot send to mgmt0-hw: why")
+
+    async def story() -> None:
+        await bench.reach(HopState.PROVING)
+        assert put(bench) == [(2, None, 0), (3, None, 0)]
+        shown = show.details(bench.remote, bench.now)
+        assert shown.by == "kernel: XDP cannot send to mgmt0-hw: why"
+        bench.kernel.underlay = xdp_pair.Underlay(4, 3, "mgmt0-hw")
+        bench.kernel.way = Way("mgmt0", "", "192.0.2.1", 1600, "looked at often")
+        bench.remote.on_move(HopState.PROVING)  # a look is due
+        await bench.until(lambda: show.row(bench.remote, bench.now).by == "xdp")
+        (lan, wan) = show.details(bench.remote, bench.now).encapsulated or []
+        assert (lan.side, lan.by_xdp, lan.by_kernel, lan.lost) == ("lan", 7, {"route": 2}, 0)
+        assert (wan.side, wan.by_kernel) == ("wan", {"route": 3})
+
+    play(bench, story)
+
+
+def test_tunnels_of_the_other_way_are_not_adopted(bench: Bench) -> None:
+    """A restart with another configuration makes them anew; with the same one it goes on with them."""
+
+    async def first() -> None:
+        await bench.prove()
+
+    async def again() -> None:
+        await bench.reach(HopState.PROVING)
+
+    play(bench, first)
+    bench.restart(BY_XDP)
+    play(bench, again)
+    assert bench.kernel.made == 6, "two tunnels, then two and their pairs"
+    bench.restart(BY_XDP)
+    assert bench.remote.tunnels.adoptable
+    del bench.kernel.devices["tx1.0w"]
+    assert not bench.remote.tunnels.adoptable
 
 
 @pytest.mark.parametrize(

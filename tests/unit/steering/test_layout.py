@@ -26,8 +26,17 @@ ENUMS: dict[str, type[IntEnum]] = {
     "copy_way": layout.CopyWay,
     "group_hash": layout.GroupHash,
     "reset": layout.Reset,
+    "encap_kind": layout.EncapKind,
+    "encapsulated": layout.Encapsulated,
 }
-PREFIX = {"copy_way": "COPY_", "item_kind": "ITEM_", "continuation_kind": "CONT_", "group_hash": "HASH_"}
+PREFIX = {
+    "encap_kind": "ENCAP_",
+    "copy_way": "COPY_",
+    "item_kind": "ITEM_",
+    "continuation_kind": "CONT_",
+    "group_hash": "HASH_",
+    "encapsulated": "ENCAP_",
+}
 
 
 def _text() -> str:
@@ -65,7 +74,7 @@ def test_enums() -> None:
         members = {
             key.removeprefix(prefix): number
             for key, number in members.items()
-            if key not in ("OUTCOMES", "REASONS", "LOSSES")
+            if key not in ("OUTCOMES", "REASONS", "LOSSES", "ENCAPSULATED")
         }
         assert members == {member.name: member.value for member in ENUMS[name]}, name
 
