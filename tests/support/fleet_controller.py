@@ -89,8 +89,9 @@ class Controller:
             playbook = made
         return self._run("ansible-playbook", "-i", str(self.inventory), str(playbook), *options, check=False)
 
-    def documented(self, module: str) -> dict[str, Any]:
-        """What `ansible-doc` says of a module."""
-        text = self._run("ansible-doc", "--json", f"throughwire.fleet.{module}").text
-        found: dict[str, Any] = json.loads(text[text.index("{") :])[f"throughwire.fleet.{module}"]["doc"]
-        return found
+    def documented(self, *modules: str) -> list[dict[str, Any]]:
+        """What `ansible-doc` says of modules."""
+        names = [f"throughwire.fleet.{module}" for module in modules]
+        text = self._run("ansible-doc", "--json", *names).text
+        found = json.loads(text[text.index("{") :])
+        return [found[name]["doc"] for name in names]

@@ -81,7 +81,7 @@ class SshShell:
         (root / "etc/group").write_text("root:x:0:\nbypass:x:900:admin\n")
         shutil.copy(self.key.with_suffix(".pub"), root / "home/.ssh/authorized_keys")
         (root / "home/.ssh/authorized_keys").chmod(0o600)
-        words = ["chroot", root, "dropbearkey", "-t", "ed25519", "-f", "/etc/host_ed25519"]
+        words = ["chroot", str(root), "dropbearkey", "-t", "ed25519", "-f", "/etc/host_ed25519"]
         subprocess.run(words, check=True, capture_output=True)
         shell, said = self.folder / "shell", f"{self.folder}/stdin.$$"
         (root / "usr/bin/bypass").write_text(f'#!/bin/busybox sh\nexec /bin/busybox chroot /computer {shell} "$@"\n')
@@ -91,8 +91,8 @@ class SshShell:
             f'if [ -e {self._cut} ] && grep -q "^commit confirmed" {said}; then kill "$(cat {root}/pid)"; fi\n'
             f"rm {said}\nexit $code\n"
         )
-        for program in (shell, root / "usr/bin/bypass"):
-            program.chmod(0o755)
+        for script in (shell, root / "usr/bin/bypass"):
+            script.chmod(0o755)
 
     def start(self) -> None:
         """Listen."""

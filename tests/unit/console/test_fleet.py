@@ -28,7 +28,8 @@ WEB = Wanted(["set rule web match 'tcp port 8080'"])
 
 def shell(daemon: ConfigDaemon, command: str, stdin: bytes = b"") -> Reply:
     """What the shell prints for a command of an SSH session."""
-    streams = [io.TextIOWrapper(io.BytesIO(data), encoding="utf-8") for data in (stdin, b"", b"")]
+    out, err = io.BytesIO(), io.BytesIO()
+    streams = [io.TextIOWrapper(data, encoding="utf-8") for data in (io.BytesIO(stdin), out, err)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BYPASS_SOCKET", str(daemon.path))
         for name, stream in zip(("stdin", "stdout", "stderr"), streams, strict=True):
@@ -36,8 +37,7 @@ def shell(daemon: ConfigDaemon, command: str, stdin: bytes = b"") -> Reply:
         code = main(["-c", command])
     for stream in streams[1:]:
         stream.flush()
-    out, err = (stream.buffer.getvalue() for stream in streams[1:])  # type: ignore[attr-defined]
-    return Reply(code, out, err)
+    return Reply(code, out.getvalue(), err.getvalue())
 
 
 class Ssh:

@@ -35,7 +35,7 @@ class SshLink:
             code, out, err = self._connection.exec_command(command, in_data=stdin, sudoable=False)
         except AnsibleConnectionFailure as error:
             said = [line.strip() for line in str(error).splitlines() if line.strip()]
-            raise UnreachableError(said[-1] if said else "SSH failed") from error
+            raise UnreachableError(said[-1].rpartition("ssh: ")[2] if said else "SSH failed") from error
         return Reply(code, out, err)
 
     def renew(self) -> None:
