@@ -34,6 +34,7 @@ class Context:
         self.ended = False  # the user typed `exit`
         self.table: Sequence[Command] = COMMANDS
         self.mode: Mode | None = None
+        self.following: str | None = None  # in a script: the text that follows `load -`
         self.notes: set[str] = set()  # about the configuration, that a commit of this session has printed
         self.terminal: Terminal | None = None  # set by the shell; None outside it
         self.page: Callable[[str], None] = self._print

@@ -71,10 +71,9 @@ def install(pyproject: str, repo: Path, tree: Path) -> None:
     """
     project = tomllib.loads(pyproject)["project"]
     site = tree / rootfs.SITE
+    left_out = shutil.ignore_patterns("__pycache__", "*.c", "*.h", "*.md", "*.o", "fleet")  # fleet: for other computers
     for package in ("appliance", "console"):
-        shutil.copytree(
-            repo / package, site / package, ignore=shutil.ignore_patterns("__pycache__", "*.c", "*.h", "*.md", "*.o")
-        )
+        shutil.copytree(repo / package, site / package, ignore=left_out)
     info = site / f"{project['name']}-{project['version']}.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")

@@ -18,7 +18,7 @@ from typing import Any
 
 from appliance.errors import BypassError, RefusedError
 from console.commands import configure_script
-from console.commands.configure_script import Line
+from console.commands.configure_script import END_OF_TEXT, Line, until_full_stop
 from console.line.configure_commands import ROWS
 from console.line.outcome import GOOD, REFUSED, Outcome
 from console.line.parse import Parsed, Token, UsageError, parse, seconds
@@ -27,7 +27,6 @@ from console.render import cell, duration
 from console.session import Context, Mode
 
 COMMIT_S = 120.0  # maximum time for a commit
-END_OF_TEXT = "."  # the line that ends a text typed for `load -`
 MAX_FILE = 4 << 20  # bytes
 
 
@@ -285,17 +284,14 @@ def _read(file: Path) -> str:
 
 
 def _typed(context: Context) -> str:
-    """A text from standard input: to its end, or, if typed on a terminal, to a line that is a single full stop."""
+    """The text after `load -` in a script, else standard input: to its end, or, on a terminal, to a full stop."""
+    if context.following is not None:
+        return context.following
     if context.terminal is None:
         return sys.stdin.read(MAX_FILE)
     context.say(f"Type or paste the configuration; end with a line that contains only {END_OF_TEXT} (Ctrl-C cancels)")
-    lines: list[str] = []
     with context.terminal.lines():
-        for line in sys.stdin:
-            if line.rstrip("\r\n") == END_OF_TEXT:
-                break
-            lines.append(line)
-    return "".join(lines)
+        return until_full_stop(sys.stdin)
 
 
 def save(parsed: Parsed, context: Context) -> Outcome:

@@ -2,12 +2,14 @@
 """`configure` lines that are applied as one change: `ssh admin@box configure < changes`. All or none.
 
 Every line is parsed before the first one runs. A failure undoes everything. Changes that are uncommitted at the end are
-committed, unless the last line is `commit check`: then the script is a dry run and changes nothing.
+committed, unless the last line is `commit check`: then the script is a dry run and changes nothing. After `load -` the
+text of a configuration follows, up to a line that is a single full stop, or to the end.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TextIO
 
@@ -25,30 +27,50 @@ _READS = {
     f"configure:{name}" for name in ("show", "compare", "check", "history", "status", "help", "confirm", "revert")
 } | {"compare_traffic:compare_traffic"}
 MAX_LINES = 100_000
+END_OF_TEXT = "."  # the line that ends a text after `load -`
 
 
 class Line(NamedTuple):
-    """One command and its line number."""
+    """One command and its line number; `text`: what follows `load -`."""
 
     number: int
     tokens: Sequence[Token]
+    text: str | None = None
 
 
 def read(lines: TextIO) -> list[Line]:
     """The commands of a text; empty lines and comments are skipped. UsageError: a closing quote is missing."""
     found = []
+    numbered = enumerate(lines, 1)
     try:
-        for number, text in enumerate(lines, 1):
+        for number, text in numbered:
             tokens, open_quote = tokenize(text)
             if open_quote:
                 raise UsageError(f"line {number}: missing closing quote; nothing was changed")
             if number > MAX_LINES:
                 raise UsageError(f"more than {MAX_LINES} lines")
             if tokens and not (tokens[0].text.startswith("#") and not tokens[0].quoted):
-                found.append(Line(number, tokens))
+                follows = until_full_stop(each for _, each in numbered) if _loads(tokens) else None
+                found.append(Line(number, tokens, follows))
     except UnicodeDecodeError as error:
         raise UsageError("standard input is not UTF-8 text; nothing was changed") from error
     return found
+
+
+def until_full_stop(lines: Iterable[str]) -> str:
+    """The text up to a line that is a single full stop, or to the end."""
+    return "".join(itertools.takewhile(lambda line: line.rstrip("\r\n") != END_OF_TEXT, lines))
+
+
+def _loads(tokens: Sequence[Token]) -> bool:
+    """Whether this is `load -` or `load merge -`."""
+    if tokens[-1].text != "-":
+        return False
+    try:
+        parsed = parse(tokens, ROWS)
+    except UsageError:  # run() says what is wrong
+        return False
+    return parsed.command.words[0] == "load"
 
 
 def run(lines: Sequence[Line], context: Context, *, as_json: bool = False) -> Outcome:
@@ -116,7 +138,8 @@ def _newest(context: Context) -> int:
 def _each(lines: Iterable[Line], context: Context) -> tuple[int, int]:
     """(the line that failed, its exit code), or (the last line, GOOD)."""
     number = 0
-    for number, tokens in lines:
+    for number, tokens, text in lines:
+        context.following = text
         code = run_tokens(tokens, context)
         if code != GOOD:
             return number, code

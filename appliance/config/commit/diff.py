@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The differences between two configurations, and when each takes effect. Pure."""
+"""The differences between two configurations, and when each takes effect; secrets are hidden. Pure."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import msgspec
 from appliance.config.schema import metadata, shape
 from appliance.config.schema.metadata import Effect
 from appliance.config.schema.model import Config
+from appliance.config.schema.secrets import HIDDEN, SECRET_KEYS
 from appliance.config.schema.served import served
 from appliance.config.schema.shape import Table, Tables
 
@@ -65,7 +66,7 @@ def _table(table: Table, old: Any, new: Any, where: str, name: str) -> Iterator[
                 yield from _table(node, was, now, key, name)
             else:
                 effect = str(metadata.field(node.path).effect).format(name=name)
-                yield Change(f"{where}: {key}" if where else key, text(was), text(now), effect)
+                yield Change(f"{where}: {key}" if where else key, _shown(key, was), _shown(key, now), effect)
 
 
 def _named(node: Tables, table: str, old: tuple[Any, ...], new: tuple[Any, ...]) -> Iterator[Change]:
@@ -84,6 +85,11 @@ def _named(node: Tables, table: str, old: tuple[Any, ...], new: tuple[Any, ...])
         yield Change(table, "order " + ", ".join(kept_old), "order " + ", ".join(kept_new), Effect.POLICY)
 
 
+def _shown(key: str, value: Any) -> str:
+    """The value of a key, hidden if it is a secret."""
+    return HIDDEN if key in SECRET_KEYS and value else text(value)
+
+
 def text(value: Any) -> str:
     """A value as a line would show it; defaults of a table are left out."""
     if value is None:
@@ -94,7 +100,7 @@ def text(value: Any) -> str:
         return "[" + ", ".join(text(each) for each in value) + "]"
     if isinstance(value, msgspec.Struct):
         parts = [
-            f"{f.encode_name} = {text(getattr(value, f.name))}"
+            f"{f.encode_name} = {_shown(f.encode_name, getattr(value, f.name))}"
             for f in msgspec.structs.fields(type(value))
             if f.required or getattr(value, f.name) != f.default
         ]

@@ -13,9 +13,11 @@ THROUGHWIRE_LICENSE = GPL-2.0
 THROUGHWIRE_LICENSE_FILES = LICENSE
 THROUGHWIRE_DEPENDENCIES = libbpf
 
-# Only what is installed: the checkout holds build/, with Buildroot's own output
+# Only what is installed: the checkout holds build/, with Buildroot's own output,
+# and console/fleet, which runs on other computers
 THROUGHWIRE_OVERRIDE_SRCDIR_RSYNC_EXCLUSIONS = \
 	--exclude='__pycache__' --exclude='*.egg-info' \
+	--exclude='/console/fleet' \
 	--include='/appliance/***' --include='/console/***' \
 	--include='/board/***' --include='/pyproject.toml' \
 	--include='/LICENSE' --exclude='*'

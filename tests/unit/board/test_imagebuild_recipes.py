@@ -161,11 +161,13 @@ def test_cpio_is_what_cpio_reads() -> None:
 
 
 def test_appliance_is_installed_as_a_package(tmp_path: Path) -> None:
-    """Modules, one console script for each entry point, and metadata; no source of the datapath."""
+    """Modules, one console script for each entry point, and metadata; no source of the datapath, no collection."""
     appliance_layer.install((REPO / "pyproject.toml").read_text(), REPO, tmp_path)
     site = tmp_path / "usr/lib/python3/dist-packages"
     assert (site / "appliance/keeper/__main__.py").is_file()
     assert not list(site.rglob("*.c"))
+    assert (REPO / "console/fleet").is_dir()
+    assert not (site / "console/fleet").exists()
     assert not list(site.rglob("__pycache__"))
     for name in ("bypass", "bypassd", "bypass-keeper"):
         script = tmp_path / "usr/bin" / name

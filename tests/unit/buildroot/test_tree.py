@@ -96,7 +96,7 @@ def test_every_runtime_dependency_is_selected() -> None:
 
 
 def test_package_takes_what_pyproject_installs() -> None:
-    """Every package of pyproject.toml is copied into Buildroot's build folder, build/ is not."""
+    """Every package of pyproject.toml is copied into Buildroot's build folder; build/ and the collection are not."""
     rules = variable("throughwire", "OVERRIDE_SRCDIR_RSYNC_EXCLUSIONS")
     assert rules
     with (ROOT / "pyproject.toml").open("rb") as file:
@@ -105,6 +105,7 @@ def test_package_takes_what_pyproject_installs() -> None:
         assert f"--include='/{pattern.rstrip('*')}/***'" in rules
     assert rules.endswith("--exclude='*'")
     assert "/build" not in rules
+    assert rules.index("--exclude='/console/fleet'") < rules.index("--include='/console/***'")
 
 
 def test_datapath_is_compiled_with_the_same_flags() -> None:

@@ -477,3 +477,17 @@ def test_quiet() -> None:
     assert quiet(look(1), look(2, came=3))
     assert not quiet(look(1), look(2, came=30))
     assert not quiet(look(1, inline=False), look(2))
+
+
+def test_secrets_are_hidden() -> None:
+    """Of what is added, removed and changed: a key is no text of TOML there, which would be found by its form."""
+    user = '[[snmp.user]]\nname = "nms"\nauth_passphrase = "0xAAAA"\npriv_passphrase = "0xBBBB"\n'.replace(
+        "AAAA", "a" * 64
+    )
+    user = user.replace("BBBB", "b" * 64)
+    first, second = config(BASE + user), config(BASE + user.replace("a" * 64, "c" * 64))
+    for old, new in ((config(), first), (first, config()), (first, second)):
+        found = changes(old, new)
+        assert found
+        assert "<hidden>" in str(found)
+        assert not any(digit * 64 in str(found) for digit in "abc")

@@ -61,6 +61,17 @@ def test_what_changed_is_one_object(daemon: ConfigDaemon) -> None:
     assert {warning["severity"] for warning in answer["warnings"]} == {"warning"}
 
 
+def test_a_whole_configuration_in_a_script_ends_with_a_full_stop(daemon: ConfigDaemon) -> None:
+    """So it can be tried, or committed with a time to confirm; without the full stop it ends with the script."""
+    whole = "load -\n" + TEXT.replace("tcp port 80", "tcp port 8080")
+    code, answer = applied(daemon, f"{whole}.\ncommit check\n")
+    assert (code, answer["changed"], answer["commit"], len(answer["changes"])) == (0, True, 1, 1)
+    code, answer = applied(daemon, f"{whole}.\nset rule dns match icmp\ncommit confirmed 600\n")
+    assert (code, answer["changed"], len(answer["changes"]), bool(answer["confirm"])) == (0, True, 2, True)
+    code, answer = applied(daemon, 'load merge -\n[[rule]]\nname = "more"\nmatch = "arp"\npath = ["ips1"]\n')
+    assert (code, [row["where"] for row in answer["changes"]]) == (0, ["rule more"])
+
+
 def test_a_dry_run_says_what_would_change(daemon: ConfigDaemon) -> None:
     code, answer = applied(daemon, CHANGE + "commit check\n")
     assert (code, answer["changed"], answer["commit"]) == (0, True, 1)
