@@ -148,14 +148,14 @@ class Tunnels(Ends):
     async def _pair_up(self) -> None:
         """Make the pairs by which XDP reaches the management port."""
         datapath, name = self._datapath, self.config.name
-        self._ports, found = xdp_pair.prepare(self._space), []
+        self._ports, found = await asyncio.to_thread(xdp_pair.prepare, self._space), []
         for tunnel, out, side in zip(self.names, self._entries, Side, strict=True):
             await xdp_pair.make(tunnel, self._space)
             by_kernel = datapath.ip_devices.by_kernel(
                 name, side, socket.if_nametoindex(out), socket.if_nametoindex(tunnel)
             )
             found.append(await xdp_pair.attach(tunnel, self._space, by_kernel))
-            xdp_pair.fit(tunnel, self._space, self._carried)
+            await xdp_pair.fit(tunnel, self._space, self._carried)
         self._inside, self._folder, self._put = tuple(found), by_kernel.parent, None
         await self._encapsulate()
 
@@ -184,7 +184,7 @@ class Tunnels(Ends):
         self._way, self._carried = way, mtu
         if self._inside:
             for name in self.names:
-                xdp_pair.fit(name, self._space, mtu)
+                await xdp_pair.fit(name, self._space, mtu)
             try:
                 await self._encapsulate()
             except BypassError as error:  # it goes on as it did, and only heartbeats end that

@@ -11,6 +11,7 @@ other end a filter drops whatever the program would leave to the stack there.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -76,8 +77,8 @@ async def attach(name: str, space: Namespace, by_kernel: Path) -> int:
     for words in attachment(out, by_kernel):
         await _do(words)
     try:
-        index = space.inside(partial(_quiet, inside))
-        _quiet(out)
+        index = await asyncio.to_thread(space.inside, partial(_quiet, inside))
+        await asyncio.to_thread(_quiet, out)
     except OSError as error:
         raise UnreachableError(f"{out} cannot be set up: {error.strerror}") from error
     return index
@@ -95,12 +96,17 @@ def _quiet(device: str) -> int:
     return socket.if_nametoindex(device)
 
 
-def fit(name: str, space: Namespace, mtu: int) -> None:
-    """Give both ends this MTU. UnreachableError: it is refused."""
+async def fit(name: str, space: Namespace, mtu: int) -> None:
+    """Give both ends this MTU. UnreachableError: it is refused.
+
+    In a thread, as whatever changes a device here: the kernel has one lock for all of that, which others may hold long.
+    """
     out, inside = pair(name)
+    if netdev.mtu(out) == mtu:
+        return  # set last, so the other end has it too
     try:
-        space.inside(partial(netdev.set_mtu, inside, mtu))
-        netdev.set_mtu(out, mtu)
+        await asyncio.to_thread(space.inside, partial(netdev.set_mtu, inside, mtu))
+        await asyncio.to_thread(netdev.set_mtu, out, mtu)
     except OSError as error:
         raise UnreachableError(f"{out}: an MTU of {mtu} is refused: {error.strerror}") from error
 
@@ -130,19 +136,22 @@ async def underlay(device: str, space: Namespace, programs: Path) -> Underlay:
     except ValueError:
         links = []
     found = judge([row for row in links if isinstance(row, dict)], device)
-    if found.trouble or space.inside(partial(_sends, found.port)):
+    if found.trouble or await _can_send(found.port, space):
         return found
     words = ["ip", "link", "set", "dev", found.name, "xdpdrv", "pinned", str(programs / "pass_xdp")]
     status, said = await run(space.command(words), LIMIT_S)
-    if status == 0 and space.inside(partial(_sends, found.port)):
+    if status == 0 and await _can_send(found.port, space):
         return found
     why = " ".join(said.split()).removeprefix("Error: ") if status else "its driver sends none"
     return found._replace(trouble=f"XDP cannot send to {found.name}: {why}")
 
 
-def _sends(index: int) -> bool:
-    features = xdp_features(index)
-    return features is not None and XdpFeature.SEND in features
+async def _can_send(index: int, space: Namespace) -> bool:
+    def sends() -> bool:
+        features = xdp_features(index)
+        return features is not None and XdpFeature.SEND in features
+
+    return await asyncio.to_thread(lambda: space.inside(sends))
 
 
 def prepare(space: Namespace) -> tuple[int, int]:

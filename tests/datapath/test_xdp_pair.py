@@ -68,7 +68,7 @@ class Site:
         out = self.index(xdp_pair.pair(TUNNEL).out)
         program = self.places.by_kernel("dpi", Side.LAN, out, self.index(TUNNEL))
         here = self.inside(xdp_pair.attach(TUNNEL, self.space, program))
-        netns.enter(self.box, lambda: xdp_pair.fit(TUNNEL, self.space, 1500))
+        self.inside(xdp_pair.fit(TUNNEL, self.space, 1500))
         under = self.inside(xdp_pair.underlay("mgmt0", self.space, program.parent))
         assert under.trouble == "XDP cannot send to mgmt0: its driver sends none", (
             "a veth whose other end does not poll"

@@ -205,7 +205,7 @@ class Kernel:
     async def wire(self, name: str, space: object, by_kernel: Path) -> int:
         return 100 + self.index(xdp_pair.pair(name).out)
 
-    def stretch(self, name: str, space: object, mtu: int) -> None:
+    async def stretch(self, name: str, space: object, mtu: int) -> None:
         self.mtus[xdp_pair.pair(name).out] = mtu
 
     async def under(self, device: str, space: object, programs: Path) -> xdp_pair.Underlay:
