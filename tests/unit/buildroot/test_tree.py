@@ -359,6 +359,37 @@ class TestImage:
         assert (tmp_path / "out/buildroot/was-built").exists()
 
 
+class TestKernelBase:
+    """external.mk's rules, run by make without Buildroot: which kernel configuration is made, and when again."""
+
+    def make(self, top: Path, *fragments: str) -> str:
+        """Build the kernel's stamp with these fragments; what the base of its configuration holds then."""
+        (top / "Makefile").write_text(
+            f"BR2_EXTERNAL_THROUGHWIRE_PATH = {top}/no-packages\n"
+            f"BUILD_DIR = {top}/build\nLINUX_DIR = {top}/linux\nLINUX_KCONFIG_STAMP_DOTCONFIG = .stamp\n"
+            f"LINUX_KCONFIG_FRAGMENT_FILES = {' '.join(str(top / name) for name in fragments)}\n"
+            "BR2_THROUGHWIRE_KERNEL_ALLNOCONFIG = y\n"
+            f"all: $(LINUX_DIR)/.stamp\ninclude {TREE / 'external.mk'}\n"
+            "$(LINUX_DIR)/.stamp:\n\tmkdir -p $(@D) && echo configured >>$@\n"
+        )
+        subprocess.run(["make", "-s", "-C", top, "all"], check=True, capture_output=True, text=True)
+        return (top / "build/throughwire-kernel.config").read_text()
+
+    def test_another_boards_fragments_are_another_base(self, tmp_path: Path) -> None:
+        """Their files are no newer than what was made of the first board's; the kernel is configured anew."""
+        for number, name in enumerate(("common", "one", "other")):
+            (tmp_path / name).write_text(f"CONFIG_{name.upper()}=y\n")
+            os.utime(tmp_path / name, (number, number))
+        stamp = tmp_path / "linux/.stamp"
+        assert self.make(tmp_path, "common", "one") == "CONFIG_COMMON=y\nCONFIG_ONE=y\n"
+        assert self.make(tmp_path, "common", "one") == "CONFIG_COMMON=y\nCONFIG_ONE=y\n"
+        assert stamp.read_text() == "configured\n", "the same fragments cost no kernel build"
+        os.utime(stamp, (1 << 30, 1 << 30))
+        os.utime(tmp_path / "build/throughwire-kernel.config", (1 << 30, 1 << 30))
+        assert self.make(tmp_path, "common", "other") == "CONFIG_COMMON=y\nCONFIG_OTHER=y\n"
+        assert stamp.read_text() == "configured\n" * 2
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A target folder whose busybox has shared libraries, and the files that the build leaves for the disk."""
