@@ -24,6 +24,14 @@ cmp -s "$rootfs/etc/inittab" "$target/etc/inittab" || {
 	exit 1
 }
 
+# Buildroot never removes from the target folder what an earlier configuration has put there.
+board=$(sed -n 's/^BR2_PACKAGE_THROUGHWIRE_BOARD="\(.*\)"$/\1/p' "${BR2_CONFIG:-/dev/null}")
+[ -z "$board" ] || cmp -s "$repo/board/$board/board.toml" "$target/usr/share/bypass/board.toml" || {
+	echo "post-build: $target was built for another board or an earlier state of this one, not for $board:" \
+		"\`make clean\`, or build into another output folder" >&2
+	exit 1
+}
+
 # Start scripts of packages: only what rootfs/ brings is started.
 for script in "$target"/etc/init.d/*; do
 	[ -e "$script" ] || continue
@@ -83,7 +91,6 @@ fi
 
 # Without Buildroot (in tests of this script) there is nothing more to look at.
 [ -n "${BR2_CONFIG:-}" ] || exit 0
-board=$(sed -n 's/^BR2_PACKAGE_THROUGHWIRE_BOARD="\(.*\)"$/\1/p' "$BR2_CONFIG")
 # For mksquashfs (external.mk), by the Python whose byte code the image has
 env PYTHONPATH="$repo/board" "$HOST_DIR/bin/python3" -m imagebuild.start_order --target "$target" \
 	"$BUILD_DIR/throughwire-start-order"

@@ -272,6 +272,21 @@ class TestPostBuild:
         assert done.returncode == 1
         assert "inittab is not rootfs/etc/inittab" in done.stderr
 
+    def test_a_target_folder_of_another_board_is_an_error(self, target: Path) -> None:
+        """It would keep that board's description, its configuration and its demo guest."""
+        for board in ("one", "other"):
+            (target.parent / "board" / board).mkdir(parents=True)
+            (target.parent / "board" / board / "board.toml").write_text(f'name = "{board}"\n')
+        (target / "usr/share/bypass").mkdir()
+        (target / "usr/share/bypass/board.toml").write_text('name = "one"\n')
+        config = target.parent / "config"
+        config.write_text('BR2_PACKAGE_THROUGHWIRE_BOARD="other"\n')
+        done = self.run(target, BR2_CONFIG=str(config))
+        assert done.returncode == 1
+        assert "was built for another board or an earlier state of this one, not for other" in done.stderr
+        config.write_text('BR2_PACKAGE_THROUGHWIRE_BOARD="one"\n')
+        assert "another board" not in self.run(target, BR2_CONFIG=str(config)).stderr
+
 
 class TestCheckInfo:
     """check_info.py on made-up show-info output, for the repository's own pyproject.toml."""
