@@ -74,7 +74,8 @@ for path in usr/lib/python3.*/ensurepip usr/lib/python3.*/idlelib usr/lib/python
 	usr/bin/dirmngr* usr/bin/gpg-* usr/bin/gpgscm usr/bin/gpgsm usr/bin/gpgtar usr/libexec/gpg-* usr/libexec/scdaemon \
 	usr/bin/gi-* usr/bin/gio* usr/bin/gdbus* usr/bin/glib-* usr/bin/gresource usr/bin/gsettings usr/bin/gtester* \
 	usr/lib/libgio-2.0.* usr/lib/libgirepository-2.0.* usr/lib/libgobject-2.0.* usr/lib/libgthread-2.0.* \
-	usr/lib/libasm* usr/lib/libdw*; do
+	usr/lib/libasm* usr/lib/libdw* usr/lib/libevent_* usr/lib/libmpdec++* usr/lib/libnetsnmphelpers* usr/lib/libpsx* \
+	usr/lib/libss.*; do
 	# shellcheck disable=SC2086,SC2115  # patterns, and none is empty
 	rm -rf "$target"/$path
 done
