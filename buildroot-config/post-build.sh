@@ -71,6 +71,7 @@ done
 for path in usr/lib/python3.*/ensurepip usr/lib/python3.*/idlelib usr/lib/python3.*/lib2to3 usr/lib/python3.*/pydoc_data \
 	usr/lib/python3.*/turtledemo usr/lib/python3.*/site-packages/scapy/contrib usr/lib/python3.*/site-packages/docs \
 	usr/lib/python3.*/site-packages/example usr/lib/python3.*/site-packages/pyrad/tests usr/share/icons usr/share/zoneinfo/right \
+	share usr/bin/scapy \
 	usr/bin/dirmngr* usr/bin/gpg-* usr/bin/gpgscm usr/bin/gpgsm usr/bin/gpgtar usr/libexec/gpg-* usr/libexec/scdaemon \
 	usr/bin/gi-* usr/bin/gio* usr/bin/gdbus* usr/bin/glib-* usr/bin/gresource usr/bin/gsettings usr/bin/gtester* \
 	usr/lib/libgio-2.0.* usr/lib/libgirepository-2.0.* usr/lib/libgobject-2.0.* usr/lib/libgthread-2.0.* \
