@@ -10,9 +10,13 @@ include $(sort $(wildcard $(BR2_EXTERNAL_THROUGHWIRE_PATH)/package/*/*.mk))
 ifeq ($(BR2_THROUGHWIRE_KERNEL_ALLNOCONFIG),y)
 THROUGHWIRE_KERNEL_BASE = $(BUILD_DIR)/throughwire-kernel.config
 
-$(THROUGHWIRE_KERNEL_BASE): $(LINUX_KCONFIG_FRAGMENT_FILES)
+# Compared by content each time: another board's defconfig in the same output
+# folder changes the list of fragments, and none of them is newer.
+.PHONY: throughwire-kernel-fragments
+$(THROUGHWIRE_KERNEL_BASE): $(LINUX_KCONFIG_FRAGMENT_FILES) throughwire-kernel-fragments
 	$(Q)mkdir -p $(@D)
-	$(Q)cat $^ >$@
+	$(Q)cat $(LINUX_KCONFIG_FRAGMENT_FILES) | cmp -s - $@ || \
+		cat $(LINUX_KCONFIG_FRAGMENT_FILES) >$@
 
 LINUX_KCONFIG_DEFCONFIG = allnoconfig
 LINUX_KCONFIG_OPTS += KCONFIG_ALLCONFIG=$(THROUGHWIRE_KERNEL_BASE)

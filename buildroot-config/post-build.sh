@@ -24,6 +24,14 @@ cmp -s "$rootfs/etc/inittab" "$target/etc/inittab" || {
 	exit 1
 }
 
+# Buildroot never removes from the target folder what an earlier configuration has put there.
+board=$(sed -n 's/^BR2_PACKAGE_THROUGHWIRE_BOARD="\(.*\)"$/\1/p' "${BR2_CONFIG:-/dev/null}")
+[ -z "$board" ] || cmp -s "$repo/board/$board/board.toml" "$target/usr/share/bypass/board.toml" || {
+	echo "post-build: $target was built for another board or an earlier state of this one, not for $board:" \
+		"\`make clean\`, or build into another output folder" >&2
+	exit 1
+}
+
 # Start scripts of packages: only what rootfs/ brings is started.
 for script in "$target"/etc/init.d/*; do
 	[ -e "$script" ] || continue
@@ -63,10 +71,12 @@ done
 for path in usr/lib/python3.*/ensurepip usr/lib/python3.*/idlelib usr/lib/python3.*/lib2to3 usr/lib/python3.*/pydoc_data \
 	usr/lib/python3.*/turtledemo usr/lib/python3.*/site-packages/scapy/contrib usr/lib/python3.*/site-packages/docs \
 	usr/lib/python3.*/site-packages/example usr/lib/python3.*/site-packages/pyrad/tests usr/share/icons usr/share/zoneinfo/right \
+	share usr/bin/scapy \
 	usr/bin/dirmngr* usr/bin/gpg-* usr/bin/gpgscm usr/bin/gpgsm usr/bin/gpgtar usr/libexec/gpg-* usr/libexec/scdaemon \
 	usr/bin/gi-* usr/bin/gio* usr/bin/gdbus* usr/bin/glib-* usr/bin/gresource usr/bin/gsettings usr/bin/gtester* \
 	usr/lib/libgio-2.0.* usr/lib/libgirepository-2.0.* usr/lib/libgobject-2.0.* usr/lib/libgthread-2.0.* \
-	usr/lib/libasm* usr/lib/libdw*; do
+	usr/lib/libasm* usr/lib/libdw* usr/lib/libevent_* usr/lib/libmpdec++* usr/lib/libnetsnmphelpers* usr/lib/libpsx* \
+	usr/lib/libss.*; do
 	# shellcheck disable=SC2086,SC2115  # patterns, and none is empty
 	rm -rf "$target"/$path
 done
@@ -83,7 +93,6 @@ fi
 
 # Without Buildroot (in tests of this script) there is nothing more to look at.
 [ -n "${BR2_CONFIG:-}" ] || exit 0
-board=$(sed -n 's/^BR2_PACKAGE_THROUGHWIRE_BOARD="\(.*\)"$/\1/p' "$BR2_CONFIG")
 # For mksquashfs (external.mk), by the Python whose byte code the image has
 env PYTHONPATH="$repo/board" "$HOST_DIR/bin/python3" -m imagebuild.start_order --target "$target" \
 	"$BUILD_DIR/throughwire-start-order"

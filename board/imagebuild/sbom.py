@@ -96,7 +96,9 @@ def on_appliance(info: dict[str, dict[str, Any]]) -> dict[str, tuple[str, str]]:
     """Version and licences of the packages that are on the appliance (pure)."""
     found = {}
     for name, package in sorted(info.items()):
-        if package.get("type") == "target" and not package.get("virtual") and package.get("install_target", True):
+        # The boot loader is on the disk, and not in the root file system
+        installed = package.get("install_target", True) or package.get("install_images")
+        if package.get("type") == "target" and not package.get("virtual") and installed:
             licence = str(package.get("licenses") or "unknown")
             if licence == "unknown" and name in OF_BUILDROOT:
                 licence = "GPL-2.0+ (part of Buildroot)"

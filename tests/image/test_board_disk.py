@@ -132,6 +132,21 @@ def test_the_boot_loaders_file_is_whole_again(off: Board, tmp_path: Path) -> Non
     assert booted_disk.boot_state(disk_of(off), tmp_path)["A_TRY"] == "0"
 
 
+@pytest.mark.slow
+def test_a_full_data_partition(off: Board) -> None:
+    """No block is left, not even for root: inline, as the same box, slot good; with room again it writes again."""
+    boot(off)
+    off.sh("dd if=/dev/zero of=/var/lib/bypass/filled bs=1M 2>/dev/null; sync", timeout=BOOT_S)
+    off.power_cut()
+    boot(off)
+    assert off.sh("echo x >/var/lib/bypass/more", check=False).status != 0, "there is no room"
+    assert off.sh("head -n 1 /run/bypass/data-partition").output.strip() == "kept"
+    assert off.sh("cat /etc/machine-id").output == off.sh("cat /var/lib/bypass/note").output
+    assert board_appliance.show(off, "status")["state"] == "inline"
+    wait_good(off)
+    off.sh("rm -f /var/lib/bypass/filled /var/lib/bypass/more; echo x >/var/lib/bypass/more")
+
+
 def test_a_damaged_kernel_is_found_before_it_runs(off: Board, image: Path, tmp_path: Path) -> None:
     """One byte of slot a's kernel: the boot loader says so on the serial line and boots slot b, which says it too."""
     kernel = booted_disk.content(image, "kernel-a", "/kernel", tmp_path)

@@ -29,6 +29,7 @@ throughwire-legal-info: RSYNC_VCS_EXCLUSIONS += \
 # Buildroot builds no clang that compiles for BPF: the build host's serves. Its
 # headers stay out, the target's serve. The flags are those of the top Makefile.
 # Neither the folders nor Buildroot's own, where clang runs, stand in the object.
+# Its types and lines (BTF) stay in it; what a debugger reads, goes.
 define THROUGHWIRE_BUILD_DATAPATH
 	command -v clang >/dev/null || { \
 		echo "throughwire: the build host has no clang, which compiles the datapath"; \
@@ -39,6 +40,7 @@ define THROUGHWIRE_BUILD_DATAPATH
 		-ffile-prefix-map=$(@D)=. -ffile-prefix-map=$(STAGING_DIR)= \
 		-ffile-compilation-dir=. \
 		-c $(@D)/appliance/bpf/steer.bpf.c -o $(@D)/steer.bpf.o
+	llvm-strip -g $(@D)/steer.bpf.o
 endef
 THROUGHWIRE_POST_BUILD_HOOKS += THROUGHWIRE_BUILD_DATAPATH
 

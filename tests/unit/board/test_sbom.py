@@ -58,6 +58,13 @@ INFO: dict[str, dict[str, Any]] = {
     "host-gcc": {"type": "host", "licenses": "GPL-3.0"},
     "udev": {"type": "target", "virtual": True},
     "linux-headers": {"type": "target", "install_target": False},
+    "grub2": {
+        "type": "target",
+        "version": "2.12",
+        "licenses": "GPL-3.0+",
+        "install_target": False,
+        "install_images": True,
+    },
     "initscripts": {"type": "target", "licenses": ""},
 }
 
@@ -66,6 +73,7 @@ def test_licences() -> None:
     """What is on the appliance; tools of the build and virtual packages are not."""
     text = sbom.licences(INFO, "x86_64", "0.1.0")
     assert "| qemu | 10.2.0 | GPL-2.0 |" in text
+    assert "| grub2 | 2.12 | GPL-3.0+ |" in text, "on the disk, and not in the root file system"
     assert "| initscripts |  | GPL-2.0+ (part of Buildroot) |" in text
     assert "gcc" not in text
     assert "udev" not in text

@@ -273,6 +273,21 @@ class TestPostBuild:
         assert done.returncode == 1
         assert "inittab is not rootfs/etc/inittab" in done.stderr
 
+    def test_a_target_folder_of_another_board_is_an_error(self, target: Path) -> None:
+        """It would keep that board's description, its configuration and its demo guest."""
+        for board in ("one", "other"):
+            (target.parent / "board" / board).mkdir(parents=True)
+            (target.parent / "board" / board / "board.toml").write_text(f'name = "{board}"\n')
+        (target / "usr/share/bypass").mkdir()
+        (target / "usr/share/bypass/board.toml").write_text('name = "one"\n')
+        config = target.parent / "config"
+        config.write_text('BR2_PACKAGE_THROUGHWIRE_BOARD="other"\n')
+        done = self.run(target, BR2_CONFIG=str(config))
+        assert done.returncode == 1
+        assert "was built for another board or an earlier state of this one, not for other" in done.stderr
+        config.write_text('BR2_PACKAGE_THROUGHWIRE_BOARD="one"\n')
+        assert "another board" not in self.run(target, BR2_CONFIG=str(config)).stderr
+
 
 class TestCheckInfo:
     """check_info.py on made-up show-info output, for the repository's own pyproject.toml."""
@@ -358,6 +373,37 @@ class TestImage:
         words = [str(TREE / "image.sh"), "qemu-x86_64", str(top), str(tmp_path / "out")]
         subprocess.run(words, capture_output=True, text=True, check=False)  # ends with no images to hand on
         assert (tmp_path / "out/buildroot/was-built").exists()
+
+
+class TestKernelBase:
+    """external.mk's rules, run by make without Buildroot: which kernel configuration is made, and when again."""
+
+    def make(self, top: Path, *fragments: str) -> str:
+        """Build the kernel's stamp with these fragments; what the base of its configuration holds then."""
+        (top / "Makefile").write_text(
+            f"BR2_EXTERNAL_THROUGHWIRE_PATH = {top}/no-packages\n"
+            f"BUILD_DIR = {top}/build\nLINUX_DIR = {top}/linux\nLINUX_KCONFIG_STAMP_DOTCONFIG = .stamp\n"
+            f"LINUX_KCONFIG_FRAGMENT_FILES = {' '.join(str(top / name) for name in fragments)}\n"
+            "BR2_THROUGHWIRE_KERNEL_ALLNOCONFIG = y\n"
+            f"all: $(LINUX_DIR)/.stamp\ninclude {TREE / 'external.mk'}\n"
+            "$(LINUX_DIR)/.stamp:\n\tmkdir -p $(@D) && echo configured >>$@\n"
+        )
+        subprocess.run(["make", "-s", "-C", top, "all"], check=True, capture_output=True, text=True)
+        return (top / "build/throughwire-kernel.config").read_text()
+
+    def test_another_boards_fragments_are_another_base(self, tmp_path: Path) -> None:
+        """Their files are no newer than what was made of the first board's; the kernel is configured anew."""
+        for number, name in enumerate(("common", "one", "other")):
+            (tmp_path / name).write_text(f"CONFIG_{name.upper()}=y\n")
+            os.utime(tmp_path / name, (number, number))
+        stamp = tmp_path / "linux/.stamp"
+        assert self.make(tmp_path, "common", "one") == "CONFIG_COMMON=y\nCONFIG_ONE=y\n"
+        assert self.make(tmp_path, "common", "one") == "CONFIG_COMMON=y\nCONFIG_ONE=y\n"
+        assert stamp.read_text() == "configured\n", "the same fragments cost no kernel build"
+        os.utime(stamp, (1 << 30, 1 << 30))
+        os.utime(tmp_path / "build/throughwire-kernel.config", (1 << 30, 1 << 30))
+        assert self.make(tmp_path, "common", "other") == "CONFIG_COMMON=y\nCONFIG_OTHER=y\n"
+        assert stamp.read_text() == "configured\n" * 2
 
 
 @pytest.fixture(scope="module")
