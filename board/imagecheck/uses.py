@@ -14,8 +14,8 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
 PACKAGES = ("appliance", "console")
-FOREIGN = ("appliance/guest-agent", "appliance/bpf")
-"""Runs elsewhere: in a guest, in the kernel."""
+FOREIGN = ("appliance/guest-agent", "appliance/bpf", "console/fleet")
+"""Runs elsewhere: in a guest, in the kernel, on the computer from which a fleet is configured."""
 
 _STARTERS = {"run", "_run", "Popen", "create_subprocess_exec", "check_output", "command", "Item"}
 _OWNERS = {"", "self", "asyncio", "command", "subprocess", "space"}  # of a starter that is an attribute
