@@ -81,6 +81,17 @@ for path in usr/lib/python3.*/ensurepip usr/lib/python3.*/idlelib usr/lib/python
 	rm -rf "$target"/$path
 done
 
+# Of scapy only what frames of a wired link need, which console/commands/decode.py imports: not its tools, other systems,
+# radio and car buses, and the protocols of Windows domains and TLS, of which a frame shows nothing
+for path in tools modules arch/windows arch/bpf libs/rfc3961 libs/bluetoothids libs/winpcapy layers/tls layers/x509 \
+	layers/msrpce layers/dcerpc layers/smb layers/smb2 layers/smbclient layers/smbserver layers/kerberos layers/ldap \
+	layers/ntlm layers/spnego layers/gssapi layers/ms_nrtp layers/tpm layers/dot11 layers/dot15d4 layers/bluetooth \
+	layers/bluetooth4LE layers/zigbee layers/sixlowpan layers/can; do
+	# shellcheck disable=SC2086,SC2115  # patterns, and none is empty
+	rm -rf "$target"/usr/lib/python3.*/site-packages/scapy/$path \
+		"$target"/usr/lib/python3.*/site-packages/scapy/$path.py*
+done
+
 # The demo guest: the image's own kernel and busybox, and the forwarder that the package has built.
 demo=$target/usr/share/bypass/guest-demo
 rm -rf "$demo"

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tomllib
@@ -17,6 +18,8 @@ from pathlib import Path
 
 import boardspec
 import pytest
+
+from tests.support.frames import KINDS
 
 ROOT = Path(__file__).resolve().parents[3]
 TREE = ROOT / "buildroot-config"
@@ -255,6 +258,27 @@ class TestPostBuild:
         (target / "etc/inittab").write_bytes((target.parent / "rootfs/etc/inittab").read_bytes())
         assert self.run(target).returncode == 0
         assert (target / "etc/ssl/cert.pem").read_text() == "authorities\n"
+
+    def test_of_scapy_what_decodes_frames_stays(self, target: Path) -> None:
+        """All modules that the decoder has when it has read frames of all kinds."""
+        code = "import sys; from console.commands import decode; decode._renounce = lambda: None; decode.main()"
+        frames = b"".join(struct.pack("<I", len(frame)) + frame for frame in KINDS.values())
+        done = subprocess.run(
+            [sys.executable, "-c", f"{code}; print(*sys.modules)"], capture_output=True, input=frames, check=False
+        )
+        *answers, modules = done.stdout.decode().splitlines()
+        assert len(answers) == len(KINDS), done.stderr
+        used = [name.replace(".", "/") for name in modules.split() if name.startswith("scapy.")]
+        assert "scapy/layers/inet6" in used
+        packages = target / "usr/lib/python3.14/site-packages"
+        for name in (*used, "scapy/layers/kerberos", "scapy/modules/nmap"):
+            file = packages / f"{name}.pyc"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("")
+        assert self.run(target).returncode == 0
+        assert [name for name in used if not (packages / f"{name}.pyc").exists()] == []
+        assert not (packages / "scapy/layers/kerberos.pyc").exists()
+        assert not (packages / "scapy/modules").exists()
 
     def test_of_glib_only_what_qemu_needs_is_left(self, target: Path) -> None:
         """QEMU needs libglib and libgmodule; that it is built without libgio stands in external.mk."""
