@@ -223,7 +223,8 @@ def test_a_start_that_makes_no_progress_is_ended_and_the_next_has_twice_the_time
     assert len(ended) >= 2
     assert any(says in line for line in ended), ended  # one that sleeps is now and then caught between two sleeps
     first, second = (int(re.search(counts, line)[1]) for line in ended[:2])  # type: ignore[index]
-    assert second > 1.5 * first
+    limit = LIMITS.starting // 10**6  # of a busy machine each may be a good deal longer
+    assert (first >= limit, second >= 2 * limit) == (True, True), ended
     running.wait_fed()
 
 
