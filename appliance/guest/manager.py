@@ -112,11 +112,15 @@ class GuestManager:
     async def start(self) -> None:
         """Create and attach the taps, end guests that are no longer configured; guests start in `run`."""
         self._paths.guests.mkdir(parents=True, exist_ok=True)
-        await self._guests.load(self._config.guest)
+        loaded = self._config
+        await self._guests.load(loaded.guest)
         await asyncio.to_thread(self.failures.load, list(self._guests))
         await self._end_others()
         await self._wiring.remove_others()
         await asyncio.to_thread(resources.forget_variables, self._paths, {guest.name for guest in self._guests})
+        while self._config is not loaded:  # of a commit that came meanwhile
+            loaded = self._config
+            await self._guests.apply(loaded.guest, partial(self._follow, served(loaded)))
         self._guests.started()
 
     async def _make(self, config: model.Guest) -> Guest:
@@ -213,6 +217,7 @@ class GuestManager:
 
     async def remove_old(self, new: Config) -> None:
         """The commit is final: power down and remove the guests that are not in `new`."""
+        self._config = new  # the part may have been made since the step before
         self._guests.remove_old(new.guest)
 
     async def _forget(self, guest: Guest) -> None:

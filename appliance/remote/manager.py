@@ -84,11 +84,16 @@ class RemoteManager:
     async def start(self) -> None:
         """Adopt what an earlier bypassd left, and remove what no remote wants."""
         self._paths.remotes.mkdir(parents=True, exist_ok=True)
-        await self._remotes.load(self._config.remote)
+        loaded = self._config
+        await self._remotes.load(loaded.remote)
         for remote in self._remotes:
             remote.autostart()
-        self.serves.load(self._config)
+        self.serves.load(loaded)
         await self._remove_others()
+        while self._config is not loaded:  # of a commit that came meanwhile
+            loaded = self._config
+            await self._remotes.apply(loaded.remote, partial(self._follow, loaded))
+            self.serves.follow(loaded)
         self._remotes.started()
 
     async def _make(self, remote: model.Remote) -> Remote:
@@ -237,6 +242,7 @@ class RemoteManager:
 
     async def remove_old(self, new: Config) -> None:
         """The commit is final: take down and remove the remotes that are not in `new`."""
+        self._config = new  # the part may have been made since the step before
         self._remotes.remove_old(new.remote)
         for name in await self.serves.remove_old(new):
             await to_the_end(partial(shutil.rmtree, self._paths.remotes / f"serve {name}", ignore_errors=True))
