@@ -17,8 +17,9 @@ import pytest
 
 from appliance import __version__
 from console.__main__ import main
-from console.fleet.plugins.plugin_utils import appliance
-from console.fleet.plugins.plugin_utils.appliance import Clock, RefusedError, Reply, UnreachableError, Wanted
+from console.fleet.plugins.plugin_utils import appliance, changes
+from console.fleet.plugins.plugin_utils.appliance import RefusedError, Reply, UnreachableError
+from console.fleet.plugins.plugin_utils.changes import Clock, Wanted
 from tests.support.config_daemon import TEXT, ConfigDaemon
 from tests.support.terminal import ROOT
 from tests.support.waiting import wait_until
@@ -92,7 +93,7 @@ def typed(ssh: Ssh, lines: str) -> None:
 def test_a_change_is_confirmed_over_a_new_connection_and_is_none_the_second_time(ssh: Ssh) -> None:
     order: list[str] = []
     ssh.when = lambda command, stdin: order.append(stdin.splitlines()[-1].split()[0:2][-1])
-    done = appliance.change(ssh, WEB, "say why", 60, clock=Time().clock)
+    done = changes.change(ssh, WEB, "say why", 60, clock=Time().clock)
     assert (done.changed, done.commit) == (True, 2)
     assert [(row["where"], row["old"], row["new"]) for row in done.changes] == [
         ("rule web: match", "tcp port 80", "tcp port 8080")
@@ -102,15 +103,15 @@ def test_a_change_is_confirmed_over_a_new_connection_and_is_none_the_second_time
     assert ssh.renewed == 2, "for the commit, and for what confirms it"
     assert shell(ssh.daemon, "show commits").out.count(b"say why") == 1
     before = len(ssh.ran)
-    again = appliance.change(ssh, WEB, "say why", 60)
+    again = changes.change(ssh, WEB, "say why", 60)
     assert (again.changed, again.commit, again.changes) == (False, 2, [])
     assert len(ssh.ran) == before + 2, "it is asked for the state and for a check"
 
 
 def test_a_dry_run_says_what_would_change_and_changes_nothing(ssh: Ssh) -> None:
-    would = appliance.change(ssh, WEB, "why", 60, dry=True)
+    would = changes.change(ssh, WEB, "why", 60, dry=True)
     assert would.changed
-    assert appliance.shown(would.changes) == (
+    assert changes.shown(would.changes) == (
         "@@ rule web: match  (immediately, hitless)\n-tcp port 80\n+tcp port 8080\n"
     )
     assert ssh.daemon.startup.read_text() == TEXT
@@ -119,11 +120,11 @@ def test_a_dry_run_says_what_would_change_and_changes_nothing(ssh: Ssh) -> None:
 
 def test_secrets_are_hidden(ssh: Ssh) -> None:
     lines = ["set snmp user nms auth_passphrase 'correct horse' priv_passphrase 'battery staple'"]
-    would = appliance.change(ssh, Wanted(lines), "why", 60, dry=True)
-    shown = appliance.shown(would.changes)
+    would = changes.change(ssh, Wanted(lines), "why", 60, dry=True)
+    shown = changes.shown(would.changes)
     assert "nms" in shown
     assert "<hidden>" in shown
-    appliance.change(ssh, Wanted(lines), "why", 0)
+    changes.change(ssh, Wanted(lines), "why", 0)
     kept = re.findall(r"0x[0-9a-f]{64}", ssh.daemon.startup.read_text())
     found, _ = appliance.facts(ssh)
     assert len(kept) == 2
@@ -135,32 +136,32 @@ def test_secrets_are_hidden(ssh: Ssh) -> None:
 def test_a_whole_configuration(ssh: Ssh) -> None:
     """It replaces or is added; the appliance's own text, loaded again, is no change."""
     text = TEXT.replace("tcp port 80", "tcp port 8080").replace('name = "dns"', 'name = "names"')
-    done = appliance.change(ssh, Wanted(text=text), "why", 60, clock=Time().clock)
+    done = changes.change(ssh, Wanted(text=text), "why", 60, clock=Time().clock)
     assert {row["where"] for row in done.changes} == {"rule web: match", "rule dns", "rule names"}
-    assert not appliance.change(ssh, Wanted(text=running(ssh)), "why", 60).changed
+    assert not changes.change(ssh, Wanted(text=running(ssh)), "why", 60).changed
     more = '[[rule]]\nname = "more"\nmatch = "icmp"\npath = ["ips1"]\n'
-    assert appliance.change(ssh, Wanted(text=more, merge=True), "why", 0).changed
+    assert changes.change(ssh, Wanted(text=more, merge=True), "why", 0).changed
     assert "more" in running(ssh)
     assert "names" in running(ssh)
     with pytest.raises(RefusedError, match="a single full stop"):
-        appliance.change(ssh, Wanted(text='[system]\nbanner = """\n.\n"""\n'), "why", 60)
+        changes.change(ssh, Wanted(text='[system]\nbanner = """\n.\n"""\n'), "why", 60)
 
 
 def test_deleting_what_is_not_there_is_no_change(ssh: Ssh) -> None:
     typed(ssh, "set rule web path [ips1]\nset management allow 192.0.2.0/24 198.51.100.0/24\n")
     lines = ["delete rule dns", "delete management allow 192.0.2.0/24", "set rule web match 'tcp port 80'"]
-    assert appliance.change(ssh, Wanted(lines), "why", 0).changed
+    assert changes.change(ssh, Wanted(lines), "why", 0).changed
     left = running(ssh)
     assert "dns" not in left
     assert "198.51.100.0/24" in left
     assert "192.0.2.0/24" not in left
-    again = appliance.change(ssh, Wanted(lines), "why", 0)
+    again = changes.change(ssh, Wanted(lines), "why", 0)
     assert not again.changed
     absent = ["delete rule web segment", "delete rule nobody path ips1", "delete rule web path ips2", "delete remote x"]
-    assert not appliance.change(ssh, Wanted(absent), "why", 0).changed
+    assert not changes.change(ssh, Wanted(absent), "why", 0).changed
     for line, why in (("delete nonsense web", "nonsense"), ("delete rule web colour", "colour")):
         with pytest.raises(RefusedError, match=why):
-            appliance.change(ssh, Wanted([line]), "why", 0)
+            changes.change(ssh, Wanted([line]), "why", 0)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,7 @@ def test_deleting_what_is_not_there_is_no_change(ssh: Ssh) -> None:
 )
 def test_an_error_is_one_sentence_and_changes_nothing(ssh: Ssh, lines: list[str], why: str) -> None:
     with pytest.raises(RefusedError, match=why) as refused:
-        appliance.change(ssh, Wanted(lines), "why", 60)
+        changes.change(ssh, Wanted(lines), "why", 60)
     assert "\n" not in str(refused.value)
     assert ssh.daemon.startup.read_text() == TEXT
 
@@ -182,18 +183,18 @@ def test_an_error_is_one_sentence_and_changes_nothing(ssh: Ssh, lines: list[str]
 @pytest.mark.parametrize("line", ["commit", "comm", "run reboot now", "rollback 1", "edit rule web", "confirm"])
 def test_only_changes_are_lines(line: str) -> None:
     with pytest.raises(RefusedError, match="lines begin with set, delete or move"):
-        appliance.checked(["set rule web match udp\n\n# a remark", f"  {line}"])
+        changes.checked(["set rule web match udp\n\n# a remark", f"  {line}"])
 
 
 def test_work_of_others_is_left_alone(ssh: Ssh) -> None:
     typed(ssh, "set rule web match icmp\ncommit confirmed 600\n")
     with pytest.raises(RefusedError, match="commit 2 by root awaits confirmation"):
-        appliance.change(ssh, WEB, "why", 60)
+        changes.change(ssh, WEB, "why", 60)
     typed(ssh, "revert\n")
     asked = {"method": "config.edit"}, {"method": "config.set", "params": {"words": ["rule", "web", "match", "icmp"]}}
     assert all("result" in one for one in appliance.ask(ssh, *asked))
     with pytest.raises(RefusedError, match="uncommitted change"):
-        appliance.change(ssh, WEB, "why", 60)
+        changes.change(ssh, WEB, "why", 60)
 
 
 def cut_after_commit(ssh: Ssh, *, answered: bool) -> None:
@@ -224,7 +225,7 @@ def test_an_appliance_that_cannot_be_reached_rolls_back_by_itself(ssh: Ssh, answ
 
     time.at = later
     with pytest.raises(RefusedError, match=r"no new connection after the commit \(.* timed out\); it was rolled back$"):
-        appliance.change(ssh, WEB, "why", 60, clock=time.clock)
+        changes.change(ssh, WEB, "why", 60, clock=time.clock)
     assert sum(time.waits) >= 60
     assert len(time.waits) <= 8
     assert "8080" not in running(ssh)
@@ -239,7 +240,7 @@ def test_the_time_on_the_appliance_is_that_of_the_task(ssh: Ssh) -> None:
     """bypassd itself rolls back when nobody confirms in time."""
     cut_after_commit(ssh, answered=True)
     with pytest.raises(RefusedError, match="does not answer yet: see its serial line"):
-        appliance.change(ssh, WEB, "why", 1, clock=Time().clock)
+        changes.change(ssh, WEB, "why", 1, clock=Time().clock)
     ssh.when = lambda *_: None
     wait_until(lambda: appliance.ask(ssh, {"method": "config.status"})[0]["result"]["confirm"] is None, "the rollback")
     assert "8080" not in running(ssh)
@@ -250,7 +251,7 @@ def test_a_commit_whose_answer_was_lost_is_confirmed(ssh: Ssh) -> None:
     cut_after_commit(ssh, answered=False)
     time = Time()
     time.at = lambda _: setattr(ssh, "when", lambda *_: None)
-    done = appliance.change(ssh, WEB, "why", 60, clock=time.clock)
+    done = changes.change(ssh, WEB, "why", 60, clock=time.clock)
     assert (done.changed, done.commit) == (True, 2)
     assert "8080" in running(ssh)
     assert appliance.ask(ssh, {"method": "config.status"})[0]["result"]["confirm"] is None
@@ -263,7 +264,7 @@ def test_a_commit_that_somebody_else_reverted_is_not_called_changed(ssh: Ssh) ->
 
     ssh.after = after
     with pytest.raises(RefusedError, match="commit 2 was rolled back by somebody else"):
-        appliance.change(ssh, WEB, "why", 60, clock=Time().clock)
+        changes.change(ssh, WEB, "why", 60, clock=Time().clock)
 
 
 def test_facts(ssh: Ssh) -> None:
@@ -305,7 +306,7 @@ def answered_with(code: int, out: bytes, err: bytes) -> Any:
     ],
 )
 def test_what_is_no_appliance_is_said_in_one_sentence(reply: tuple[int, bytes, bytes], why: str) -> None:
-    for asked in (appliance.facts, lambda link: appliance.change(link, WEB, "why", 60)):
+    for asked in (appliance.facts, lambda link: changes.change(link, WEB, "why", 60)):
         with pytest.raises(RefusedError, match=why):
             asked(answered_with(*reply))
 

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 from ansible.errors import AnsibleError
 
-from ..plugin_utils import appliance
-from ..plugin_utils.appliance import RefusedError, Wanted
+from ..plugin_utils import changes
+from ..plugin_utils.appliance import RefusedError
+from ..plugin_utils.changes import Wanted
 from ..plugin_utils.over_ssh import ApplianceAction, SshLink
 
 
@@ -36,12 +37,12 @@ class ActionModule(ApplianceAction):
         if given["merge"] and given["lines"] is not None:
             raise RefusedError("merge is for text and src; lines change what they name only")
         text = self._read(given["src"]) if given["src"] else given["text"]
-        wanted = Wanted(appliance.checked(given["lines"] or []), text, given["merge"])
+        wanted = Wanted(changes.checked(given["lines"] or []), text, given["merge"])
         comment = given["comment"] or f"Ansible: {self._task.get_name()}"
-        done = appliance.change(link, wanted, comment, given["confirm_s"], dry=self._task.check_mode)
+        done = changes.change(link, wanted, comment, given["confirm_s"], dry=self._task.check_mode)
         result = {"changed": done.changed, "commit": done.commit, "changes": done.changes, "warnings": done.warnings}
         if self._task.diff:
-            result["diff"] = [{"prepared": appliance.shown(done.changes)}]
+            result["diff"] = [{"prepared": changes.shown(done.changes)}]
         return result
 
     def _read(self, src: str) -> str:

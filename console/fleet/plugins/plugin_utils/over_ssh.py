@@ -7,6 +7,7 @@ of an SSH session, its input is standard input. Inventory variables of the conne
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 from ansible.errors import AnsibleConnectionFailure
@@ -62,6 +63,6 @@ class ApplianceAction(ActionBase):  # type: ignore[misc]  # Ansible has no types
             raise AnsibleConnectionFailure(str(error)) from error
         return result
 
+    @abstractmethod
     def work(self, link: SshLink, given: dict[str, Any]) -> dict[str, Any]:
-        """Do it."""
-        raise NotImplementedError
+        """What the task does, with arguments as SPEC has them. RefusedError, UnreachableError: it failed, and why."""
