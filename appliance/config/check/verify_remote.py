@@ -350,7 +350,8 @@ def misfit(tunnel: Tunnel, mtu: int, outer: int) -> str:
     )
     if need > limits.MAX_MTU:
         return f"{what}; no port carries more than {limits.MAX_MTU}: give the segment a smaller mtu"
-    return f"{what}: set management mtu to {need} or more, and let everything on the way carry it, or set mss_clamp"
+    clamp = "set mss_clamp" if tunnel.way == "kernel" else "set mss_clamp and leave way out"
+    return f"{what}: set management mtu to {need} or more, and let everything on the way carry it, or {clamp}"
 
 
 def _carries_no_ipv6(tunnel: Tunnel) -> bool:

@@ -184,6 +184,12 @@ def test_a_segment_goes_by_xdp_where_all_its_remotes_do() -> None:
     )
 
 
+def test_what_is_advised_is_not_refused_then() -> None:
+    """XDP lowers no segment sizes, so a way that is too narrow for whole frames needs the kernel's tunnel for that."""
+    narrow = GOOD.replace("mtu = 1600", "mtu = 1500").replace("lan_key = 7", 'lan_key = 7, way = "xdp"')
+    assert any("or set mss_clamp and leave way out" in error for error in errors(narrow))
+
+
 def test_tunnels_of_two_remotes_do_not_overlap() -> None:
     """VXLAN is found by network and port alone; GRE and Geneve also by the far end, so keys may be alike there."""
     more = '[[remote]]\nname = "{}"\ntunnel = {{ kind = "{}", remote = "{}", lan_key = 7, wan_key = 9{} }}\n'
