@@ -56,10 +56,10 @@ def compare(parsed: Parsed, context: Context) -> Outcome:
         context.say(f"comparing {name} with {what} for {lasts} s; Ctrl-C ends it and shows what was found by then")
         while not stop.happened and (ends := time.monotonic()) < began + lasts:
             passed = _round(context, beside, name, SHARES[share], stop)
-            if passed is None:
-                discarded, share = discarded + 1, min(share + 1, len(SHARES) - 1)
-            elif not stop.happened:
+            if passed is not None:
                 found.add(*passed)
+            elif not stop.happened:
+                discarded, share = discarded + 1, min(share + 1, len(SHARES) - 1)
             _wait(stop, min(ends + PERIOD_S, began + lasts) - time.monotonic())
     return Outcome(_answer(found, name, beside, (discarded, SHARES[share], time.monotonic() - began)), "canary")
 
@@ -76,7 +76,7 @@ def _beside(context: Context, name: str) -> list[str]:
 
 
 def _round(context: Context, beside: list[str], name: str, share: int, stop: Interrupt) -> tuple[Passed, Passed] | None:
-    """What went into and came out of the hops beside the mirror, and of it; None: too much to read."""
+    """What went into and came out of the hops beside the mirror, and of it; None: too much to read, or stopped."""
     from appliance.steering.explain.canary import came_out
 
     text = _sample(share)
