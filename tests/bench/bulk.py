@@ -66,11 +66,9 @@ def _stand_in(wire: Wire) -> Iterator[None]:
         process.wait()
 
 
-@contextmanager
-def _hosts(wire: Wire) -> Iterator[None]:
+def _address_hosts(wire: Wire) -> None:
     for space, address in ((wire.lan, CLIENT), (wire.wan, SERVER)):
         netns.run("ip", "-n", space, "address", "add", f"{address}/24", "dev", "eth0")
-    yield
 
 
 @contextmanager
@@ -137,9 +135,10 @@ def download(wire: Wire, seconds: float) -> float:
 def rows(pairs: int = PAIRS, seconds: float = SECONDS) -> list[figures.Row]:
     """Measure both, in turns."""
     rates: dict[str, list[float]] = {"throughwire": [], "bridge": []}
-    with Wire() as wire, Wire() as other, _hosts(wire), _hosts(other), ours(wire) as datapath, bridges(other):
+    with Wire() as wire, Wire() as other, ours(wire) as datapath, bridges(other):
         wires = {"throughwire": wire, "bridge": other}
         for each in wires.values():
+            _address_hosts(each)
             download(each, seconds / 2)
         for _ in range(pairs):
             for name, each in wires.items():
