@@ -67,11 +67,6 @@ class Measure:
     broken: list[str] = field(default_factory=list)
 
 
-def say(text: str) -> None:
-    """Progress, for display."""
-    print(text, file=sys.stderr, flush=True)
-
-
 class Streams:
     """The numbered frames in both directions."""
 
@@ -193,7 +188,7 @@ def restore(board: Board) -> None:
         board.power_cut()
     board.pace = Pace()
     board.power_on()
-    say(f"demo: {offer(board)}")
+    figures.say(f"demo: {offer(board)}")
 
 
 def row(fault: Fault, runs: list[Measure]) -> figures.Row:
@@ -244,29 +239,29 @@ def main() -> int:
     new_appliance(options.dir)
     load = image(artefacts, options.dir, debug=True)
     with Board(options.dir, load, accelerator=board_harness.accelerator(artefacts)) as board:
-        say(f"demo: booting the board ({board.accelerator.name})")
+        figures.say(f"demo: booting the board ({board.accelerator.name})")
         board.power_on()
         inline = board.wait_relay("inline", timeout=PATIENCE_S)
         started = board.events.last(event="power", state="on")
         start_s = round((inline["mono_ns"] - started["mono_ns"]) / 1e9, 2) if started else None
-        say(f"demo: inline {start_s} s after the kernel's start")
-        say(f"demo: {offer(board)}")
+        figures.say(f"demo: inline {start_s} s after the kernel's start")
+        figures.say(f"demo: {offer(board)}")
         try:
             for number, fault in enumerate(chosen, 1):
                 runs = []
                 for run in range(options.runs):
-                    say(f"demo: {number}/{len(chosen)} {fault.name}, run {run + 1}/{options.runs}")
+                    figures.say(f"demo: {number}/{len(chosen)} {fault.name}, run {run + 1}/{options.runs}")
                     measure, errors = attempt(
                         fault.name,
                         partial(suffer, board, fault),
                         partial(restore, board),
-                        lambda text: say(f"demo:   {text}"),
+                        lambda text: figures.say(f"demo:   {text}"),
                     )
                     failed += errors
                     if measure is not None:
                         runs.append(measure)
                         broken += [f"{fault.name}: {what}" for what in measure.broken]
-                        say(f"demo:   {measure}")
+                        figures.say(f"demo:   {measure}")
                 if runs:
                     rows.append(row(fault, runs))
         except Exception as error:  # the board does not come back: what there is, is written

@@ -458,7 +458,7 @@ def plot(table: list[figures.Row]) -> Callable[[Any], None]:
 
 def say(text: str) -> None:
     """Progress, for display."""
-    print(f"hardware-figures: {text}", file=sys.stderr, flush=True)
+    figures.say(f"hardware-figures: {text}")
 
 
 def measure(trials: list[Trial], runs: int, kept: Kept, artefacts: Path, folder: Path) -> None:

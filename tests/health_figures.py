@@ -141,11 +141,11 @@ class Bench:
     def run(self, event: str, make: Callable[[], tuple[float, int]], runs: int) -> None:
         """Measure an event so often; errors are noted, and tried again."""
         for _ in range(runs):
-            one, errors = attempt(event, make, self.restore, say, TRIES)
+            one, errors = attempt(event, make, self.restore, figures.say, TRIES)
             self.failed += errors
             if one is not None:
                 self.measured.setdefault(event, []).append(one)
-                say(f"{event}: {one[0]:.1f} ms, {one[1]} lost")
+                figures.say(f"{event}: {one[0]:.1f} ms, {one[1]} lost")
 
     async def _stream(self, rate: int) -> FrameStream:
         # In a thread of its own, which is born into the namespace: the loop is bypassd's, and must not wait.
@@ -203,7 +203,7 @@ class Bench:
         self.failed += [f"{event}: {text}" for text in found["failed"]]
         self.costs[event] = {key: found[key] for key in ("watch_cpu_ms_per_s", "false_falls")}
         for took, lost in self.measured[event]:
-            say(f"{event}: {took:.1f} ms, {lost} lost")
+            figures.say(f"{event}: {took:.1f} ms, {lost} lost")
 
     def killed(self) -> tuple[float, int]:
         """(bypass in ms, frames lost)"""
@@ -247,11 +247,6 @@ class Bench:
         stream, _, end = self.measure(lambda: self.order(lambda guest: guest.start()), HopState.AVAILABLE)
         report = stream.report(0, end - 100_000_000)
         return report.longest_gap_ms, report.lost
-
-
-def say(text: str) -> None:
-    """Progress, for display."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def measure_all(bench: Bench, runs: int) -> None:
@@ -328,7 +323,7 @@ def main() -> int:
         world.call(world.reach(HopState.AVAILABLE))
         bench = Bench(world, root, Pace(speed=REFERENCE_START_S / (time.monotonic() - began)))
         bench.pace = bench.pace.carried(bench.carries)
-        say(str(bench.pace))
+        figures.say(str(bench.pace))
         try:
             measure_all(bench, runs)
         except Exception as error:  # the guest does not come back: what there is, is written
@@ -343,9 +338,9 @@ def main() -> int:
         print(figures.table(table))
         print(f"figures: {figures.write('health', table, plot(table), **more)}")
     for line in broken:
-        say(f"missed: {line}")
+        figures.say(f"missed: {line}")
     for line in bench.failed:
-        say(f"failed run: {line}")
+        figures.say(f"failed run: {line}")
     return 1 if broken or bench.failed else 0
 
 

@@ -35,8 +35,7 @@ from appliance.steering.kernel.layout import Encapsulated
 from appliance.system import libbpf, netdev
 from appliance.tunnel.plan import plans
 from tests.bench import topology
-from tests.bench.__main__ import CORE, build, say
-from tests.bench.generator import Generator
+from tests.bench.generator import CORE, Generator, build
 from tests.bench.subjects import BPF_OBJECT
 from tests.bench.topology import index
 from tests.support import figures
@@ -164,7 +163,7 @@ def main() -> int:
     programs = Programs(BPF_OBJECT, "encap_xdp")
     for kind in KINDS:
         for size in SIZES:
-            say(f"remote-figures: {kind} by XDP, {size} bytes")
+            figures.say(f"remote-figures: {kind} by XDP, {size} bytes")
             rows.append(by_xdp(rig, programs, kind, size))
     programs.close()
     for sink in sinks:

@@ -21,7 +21,6 @@ import os
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from simulator import netns
@@ -29,30 +28,11 @@ from simulator import netns
 from appliance.counted import counted
 from tests.bench import bulk, filters, remap, scaling, topology
 from tests.bench.decision import decision, flow_cache, to_a_hop
-from tests.bench.generator import SIZES, Generator
+from tests.bench.generator import CORE, SIZES, Generator, build
 from tests.bench.subjects import WAYS, Subject, subjects
 from tests.support import figures
 
-BUILD = Path("build/bench")
 FLOWS = (1, 100_000)
-CORE = 1  # generator, kernel datapath and sink; processes of user-space peers run on core 0
-
-
-def say(text: str) -> None:
-    """Progress, for display."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def build() -> Path:
-    """Compile the benchmark's own programs."""
-    BUILD.mkdir(parents=True, exist_ok=True)
-    here = Path(__file__).parent
-    target = BUILD / "bench.bpf.o"
-    include = f"-I/usr/include/{os.uname().machine}-linux-gnu"
-    netns.run("clang", "-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-mcpu=v3", include,
-                 "-c", str(here / "bench.bpf.c"), "-o", str(target))  # fmt: skip
-    netns.run("gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", str(BUILD / "echo"), str(here / "echo.c"))
-    return target
 
 
 Case = tuple[Subject, int, str]
@@ -84,7 +64,7 @@ def measure(
         with way.limit(generator):
             for number in range(1, rounds + 1):
                 for subject in dict.fromkeys(case[0] for case in mine):
-                    say(f"bench: {path}, round {number}/{rounds}: {subject.title}")
+                    figures.say(f"bench: {path}, round {number}/{rounds}: {subject.title}")
                     with subject.put(generator):
                         if subject.implementation != "throughwire":  # it has XDP there
                             topology.reach("lan")
@@ -209,7 +189,7 @@ def main() -> int:
     ]
     for subject in every:
         if subject.skip:
-            say(f"bench: left out: {subject.implementation}: {subject.skip}")
+            figures.say(f"bench: left out: {subject.implementation}: {subject.skip}")
     wanted = cases(every, options.size or list(SIZES))
     result = rows(generator, measure(generator, wanted, options.rounds, options.pairs, options.seconds))
     if not options.path:
@@ -223,11 +203,11 @@ def main() -> int:
         moved = remap.rows()
         print(figures.table(moved))
         print(f"written: {figures.write('groups', moved, remap.plot(moved))}")
-        say("bench: bulk TCP through a guest with offloads")
+        figures.say("bench: bulk TCP through a guest with offloads")
         tcp = bulk.rows()
         print(figures.table(tcp))
         print(f"written: {figures.write('bulk', tcp)}")
-        say(f"bench: filters of {filters.MANY_RULES} rules alone")
+        figures.say(f"bench: filters of {filters.MANY_RULES} rules alone")
         alone = filters.rows()
         print(figures.table(alone))
         print(f"written: {figures.write('filters', alone)}")

@@ -16,10 +16,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from simulator import netns
+
 from appliance.steering.kernel import bpf_object
 from appliance.system import libbpf
 from tests.bench.topology import index
 
+BUILD = Path("build/bench")
+CORE = 1  # generator, kernel datapath and sink; processes of user-space peers run on core 0
 LIVE_FRAMES = 1 << 1  # BPF_F_TEST_XDP_LIVE_FRAMES
 BATCH = 64
 LANES_SETTLE_S = 0.02  # until the queues behind the last frame are empty
@@ -28,6 +32,18 @@ TALLY = struct.Struct("=4Q")  # as in bench.bpf.c
 SENT, ARRIVED = 0, 1  # keys
 IMIX = ((64, 7), (594, 4), (1500, 1))
 SIZES: dict[str, tuple[tuple[int, int], ...]] = {"64": ((64, 1),), "imix": IMIX, "1500": ((1500, 1),)}
+
+
+def build() -> Path:
+    """Compile the benchmark's own programs."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    here = Path(__file__).parent
+    target = BUILD / "bench.bpf.o"
+    include = f"-I/usr/include/{os.uname().machine}-linux-gnu"
+    netns.run("clang", "-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-mcpu=v3", include,
+                 "-c", str(here / "bench.bpf.c"), "-o", str(target))  # fmt: skip
+    netns.run("gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", str(BUILD / "echo"), str(here / "echo.c"))
+    return target
 
 
 def frame(size: int, *, source_port: int = 1024, target_port: int = 53) -> bytes:

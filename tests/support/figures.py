@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ def spread(name: str, values: Sequence[float], unit: str = "ms") -> Row:
         f"{name}_p99_{unit}": round(percentile(values, 0.99), 3),
         f"{name}_max_{unit}": round(max(values), 3),
     }
+
+
+def say(text: str) -> None:
+    """Progress, for display."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def machine() -> str:
