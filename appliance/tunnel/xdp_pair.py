@@ -102,9 +102,9 @@ async def fit(name: str, space: Namespace, mtu: int) -> None:
     In a thread, as whatever changes a device here: the kernel has one lock for all of that, which others may hold long.
     """
     out, inside = pair(name)
-    if netdev.mtu(out) == mtu:
-        return  # set last, so the other end has it too
     try:
+        if netdev.mtu(out) == mtu:
+            return  # set last, so the other end has it too
         await asyncio.to_thread(space.inside, partial(netdev.set_mtu, inside, mtu))
         await asyncio.to_thread(netdev.set_mtu, out, mtu)
     except OSError as error:
