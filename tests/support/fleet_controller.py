@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +57,6 @@ class Controller:
             "HOME": str(folder),
             "ANSIBLE_HOME": str(folder / "ansible"),
             "ANSIBLE_COLLECTIONS_PATH": str(folder / "collections"),
-            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(folder / "cp"),
             "ANSIBLE_CONFIG": str(folder / "ansible.cfg"),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_TIMEOUT": "30",
@@ -74,12 +74,17 @@ class Controller:
         return Played(done.returncode, done.stdout)
 
     def hosts(self, key: Path, groups: dict[str, dict[str, dict[str, Any]]]) -> None:
-        """Write the inventory: groups with their hosts and the variables of these; all log in as admin with `key`."""
+        """Write the inventory: groups with their hosts and the variables of these; all log in as admin with `key`.
+
+        Connections to the hosts of the inventory before are not used again.
+        """
         options = f"-F /dev/null -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile={self.folder}/known"
         common = {"ansible_user": "admin", "ansible_ssh_private_key_file": str(key)}
         common |= {"ansible_ssh_common_args": f"{options} -o IdentityAgent=none"}
         children = {name: {"hosts": hosts} for name, hosts in groups.items()}
         self.inventory.write_text(json.dumps({"appliances": {"children": children, "vars": common}}))
+        # Ansible keeps connections for the next playbook, and finds them by address and port alone.
+        self._environ["ANSIBLE_SSH_CONTROL_PATH_DIR"] = tempfile.mkdtemp(prefix="cp-", dir=self.folder)
 
     def play(self, playbook: Path | list[dict[str, Any]], *options: str) -> Played:
         """Run a playbook: a file, or the tasks of one for all appliances."""
