@@ -183,6 +183,7 @@ class Guests:
         self.disk_full = False
         self._sockets: dict[str, list[TapSocket]] = {}
         self._ways: dict[tuple[str, int], Way] = {}
+        self._skipped = 0  # by jumps of the clock, in ns
 
     def ways_of(self, name: str) -> tuple[Way, Way]:
         """Both directions through a guest, by the side at which they enter."""
@@ -261,13 +262,13 @@ class Guests:
             return False
         if qemu.deaf == side or not qemu.works:
             return True
-        went_in = self.clock.now
+        went_in, skipped = self.clock.now, self._skipped
         out = qemu.taps[1 - side]
 
         def comes_out() -> None:
             if not qemu.works:
                 return
-            qemu.forwarded[side] = max(qemu.forwarded[side], went_in)
+            qemu.forwarded[side] = max(qemu.forwarded[side], went_in + self._skipped - skipped)
             for socket in self._sockets.get(out, ()):
                 socket.put(frame)
 
@@ -276,11 +277,12 @@ class Guests:
 
     def skip(self, by: int) -> None:
         """The clock jumped over time in which all of them continued as before."""
+        self._skipped += by
         for way in self._ways.values():
             way.at += by
         for qemu in self.running.values():
-            qemu.forwarded = [self.clock.now] * 2
-            qemu.told = self.clock.now
+            qemu.forwarded = [at + by for at in qemu.forwarded]
+            qemu.told += by
 
 
 class TapSocket:
@@ -428,7 +430,8 @@ def unhealthy(guest: Guest, now: int) -> str:
 
 
 def skip(guest: Guest, now: int, by: int) -> None:
-    """The clock jumped over time in which it passed its checks: its evidence is of now."""
+    """The clock jumped over time in which it passed its checks: its evidence is as old as it was before, and so is each
+    heartbeat that is under way."""
     run = guest.current_run
     if run is None or not run.watch.running:
         return
@@ -436,7 +439,16 @@ def skip(guest: Guest, now: int, by: int) -> None:
         guest.hop.lease.expiry += by
     for detector in run.watch.verdict.detectors.values():
         if detector.last_good is not None and detector.last_good + detector.limits.window > now - by:
-            detector.last_good = now
-    for stream in run.watch._checks.streams:
-        stream.lane._outstanding.clear()  # what is under way now seems to be very late
-        stream._answered = stream._sent
+            detector.last_good += by
+    checks = run.watch._checks
+    checks._look_due += by
+    for way in checks.ways:
+        way._looked += by
+    for stream in checks.streams:
+        stream.due += by
+        for key in stream.lane._outstanding:
+            stream.lane._outstanding[key] += by
+        if stream._sent >= 0:
+            stream._sent += by
+        if stream._answered >= 0:
+            stream._answered += by

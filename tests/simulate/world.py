@@ -42,8 +42,9 @@ from tests.simulate.kernel import MACS, KernelModel
 
 BEGIN = 1000 * SECOND
 LOOK_NS = SECOND // 4
-STILL_LOOKS = 5
-"""What recurs each second, as an attempt of the keeper, has happened in so many looks."""
+STILL_LOOKS, HEALTHY_LOOKS = 5, 2
+"""What recurs each second, as an attempt of the keeper, has happened in so many looks; where all is well and no fault
+lasts, no attempt is due that could change it."""
 AWAKE_NS = 2 * SECOND
 """Before the next event of the plan, where something is wrong: what waits for a time sees that it has passed."""
 HEARD_NS = SECOND // 2
@@ -288,9 +289,10 @@ class World:
         signature = self._signature()
         self._still = self._still + 1 if signature is not None and signature == self._seen else 0
         self._seen = signature
-        if self._still < STILL_LOOKS:
+        well = not self.unhealthy()
+        if self._still < (HEALTHY_LOOKS if well and self._calm else STILL_LOOKS):
             return
-        until = clock.quiet_until() - (AWAKE_NS if self.unhealthy() else 0)
+        until = clock.quiet_until() - (0 if well else AWAKE_NS)
         to = min((until, *(due - SECOND for due in self._deadlines())))
         if to > clock.now + SECOND:
             self._jump(to)
