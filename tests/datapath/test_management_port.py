@@ -147,7 +147,7 @@ def test_from_dhcp_to_a_static_address_of_the_same_network(bench: Bench) -> None
         for wanted, gateway in ((STATIC, ""), (ROUTED, "10.88.0.1"), (Management(address="10.88.0.50/24"), "")):
             await bench.become(DHCP)
             await until(lambda: bench.addresses == ["10.88.0.50/24"] and bench.gateway == "10.88.0.1")
-            assert bench.port.lease()["state"] == "bound"
+            await until(lambda: bench.port.lease()["state"] == "bound")  # written after the address and the route
             await bench.become(wanted)
             assert not bench.dhcp.running
             assert (bench.addresses, bench.gateway) == ([wanted.address], gateway)

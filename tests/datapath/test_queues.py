@@ -140,10 +140,17 @@ def waiting_in(fd: int) -> list[tuple[int, int]]:
             found.append(what(data))
 
 
+def opened_queues(wire: Wire, name: str) -> tuple[int, ...]:
+    """Open a tap as QEMU does. Until the kernel has noticed, some time later, frames that tc sends there are lost."""
+    fds = wire.inside(lambda: tap.open_queues(name, 2))
+    wait_until(lambda: "state UP" in netns.run("ip", "-n", wire.box, "link", "show", name), f"{name} is up")
+    return fds
+
+
 @pytest.mark.usefixtures("appliance")
 def test_frames_stay_in_the_queue_of_their_processor(queued: Wire) -> None:
     """Whatever their flow is: those that processor N receives are in queue N modulo 2, with XDP and with tc."""
-    lan = queued.inside(lambda: tap.open_queues(TAPS[0], 2))
+    lan = opened_queues(queued, TAPS[0])
     found: list[list[tuple[int, int]]] = [[], []]
     try:
         with opened(at_lan(queued), "eth0", send=True) as out:
@@ -167,7 +174,7 @@ def test_frames_stay_in_the_queue_of_their_processor(queued: Wire) -> None:
 @pytest.mark.usefixtures("appliance")
 def test_a_heartbeat_enters_by_the_queue_that_it_is_for(queued: Wire) -> None:
     """From whatever processor it is sent; of queues that the guest does not use, it takes one that it does."""
-    fds = queued.inside(lambda: tap.open_queues(TAPS[0], 2))
+    fds = opened_queues(queued, TAPS[0])
     sock = queued.inside(lambda: PacketSocket(TAPS[0], 0x0800, b"abcd"))
     try:
         for processor in (EVEN[0], ODD[0]):
@@ -225,7 +232,7 @@ def test_no_frame_overtakes_another_one_of_its_flow(queued: Wire, appliance: App
 @pytest.mark.usefixtures("appliance")
 def test_a_flow_that_changes_its_processor_is_seen_to_be_reordered(queued: Wire) -> None:
     """The other half of the proof: what is counted is there where a guest serves the second queue first."""
-    lan, wan = (queued.inside(lambda name=name: tap.open_queues(name, 2)) for name in TAPS)  # type: ignore[misc]
+    lan, wan = (opened_queues(queued, name) for name in TAPS)
     arrivals = Arrivals(at_wan(queued), "eth0")
     try:
         with opened(at_lan(queued), "eth0", send=True) as out:
