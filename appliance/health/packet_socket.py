@@ -9,16 +9,15 @@ as long as the guest's process.
 
 from __future__ import annotations
 
-import ctypes
 import socket
 import struct
 
 from appliance.errors import GuestError
 from appliance.health.inband_routed import IPV4, IPV6
+from appliance.system import packet
 
-_SOL_PACKET = 263
-_PACKET_QDISC_BYPASS, _PACKET_IGNORE_OUTGOING = 20, 23
-_SO_ATTACH_FILTER, _SO_MARK = 26, 36
+_PACKET_QDISC_BYPASS = 20
+_SO_MARK = 36
 _READ_LIMIT = 32
 """At most this many frames are read per wake-up, so that a flood does not block the event loop."""
 
@@ -26,27 +25,19 @@ _READ_LIMIT = 32
 _KEY = 16  # of the payload behind an IP header: UDP (8), magic, version, direction and hop (8), then the nonce
 
 
-def _code(ethertype: int, key: bytes) -> list[tuple[int, int, int, int]]:
+def code(ethertype: int, key: bytes) -> list[packet.Line]:
     """Classic BPF: keep 128 bytes of a frame with the hop's key in its source address or payload, drop all others.
 
-    (code, jump true, jump false, value). A frame that ends before the key is dropped by the load itself.
+    A frame that ends before the key is dropped by the load itself.
     """
     value = int.from_bytes(key, "big")
     taken, dropped = (0x06, 0, 0, 128), (0x06, 0, 0, 0)  # ret
-    code = [(0x20, 0, 0, 8), (0x15, 0, 1, value), taken]  # ld [8], jeq
-    if ethertype == IPV4:
-        code += [(0xB1, 0, 0, 14), (0x40, 0, 0, 14 + _KEY), (0x15, 0, 1, value), taken]  # ldxb 4*([14]&0xf), ld [x + k]
+    lines = [(0x20, 0, 0, 8), (0x15, 0, 1, value), taken]  # ld [8], jeq
+    if ethertype == IPV4:  # ldxb 4*([14]&0xf), ld [x + k]
+        lines += [(0xB1, 0, 0, 14), (0x40, 0, 0, 14 + _KEY), (0x15, 0, 1, value), taken]
     elif ethertype == IPV6:
-        code += [(0x20, 0, 0, 14 + 40 + _KEY), (0x15, 0, 1, value), taken]
-    return [*code, dropped]
-
-
-def _attach_filter(sock: socket.socket, ethertype: int, key: bytes) -> None:
-    lines = _code(ethertype, key)
-    code = b"".join(struct.pack("HBBI", *line) for line in lines)
-    buffer = ctypes.create_string_buffer(code, len(code))
-    program = struct.pack("HxxxxxxP", len(lines), ctypes.addressof(buffer))
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+        lines += [(0x20, 0, 0, 14 + 40 + _KEY), (0x15, 0, 1, value), taken]
+    return [*lines, dropped]
 
 
 class PacketSocket:
@@ -60,17 +51,9 @@ class PacketSocket:
         self.interface = interface
         self.refused = 0  # frames that the tap did not accept (no guest, or its queue is full)
         try:
-            # Opened without a protocol: nothing is received before the filter and the interface are set.
-            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+            # past the queueing discipline, so that `send` says that the tap's queue is full
+            self._socket = packet.listen(interface, ethertype, code(ethertype, key), _PACKET_QDISC_BYPASS)
         except OSError as error:
-            raise GuestError(f"no packet socket for {interface}: {error.strerror}") from error
-        try:
-            _attach_filter(self._socket, ethertype, key)
-            self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-            self._socket.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, 1)  # so that `send` says that the queue is full
-            self._socket.bind((interface, ethertype))
-        except OSError as error:
-            self._socket.close()
             raise GuestError(f"no packet socket on {interface}: {error.strerror}") from error
 
     def fileno(self) -> int:
@@ -99,5 +82,5 @@ class PacketSocket:
         return frames
 
     def close(self) -> None:
-        """Idempotent."""
-        self._socket.close()
+        """Idempotent; see packet.close."""
+        packet.close(self._socket)

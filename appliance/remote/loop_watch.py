@@ -13,27 +13,24 @@ for a part of the time: loops come about when something is changed, at any of th
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import socket
-import struct
 from collections.abc import Callable, Sequence
+
+from appliance.system import packet
 
 log = logging.getLogger(__name__)
 
 _ALL = 0x0003  # ETH_P_ALL: before the datapath takes the frame
-_SOL_PACKET, _PACKET_IGNORE_OUTGOING, _SO_ATTACH_FILTER = 263, 23, 26
 _READ_LIMIT = 32
 _KEY_AT = 8  # of a frame: the last four bytes of its source address
 _FULL = 250  # keys of one filter, whose jumps have eight bits
 FIRST_NS, LISTEN_NS, PERIOD_NS = 5_000_000_000, 300_000_000, 1_500_000_000
 """It listens so long after it was opened, and then so long in each period: three heartbeats of the usual interval."""
 
-Line = tuple[int, int, int, int]
 
-
-def code(keys: Sequence[int]) -> list[Line]:
-    """Classic BPF, (code, jump true, jump false, value): keep 64 bytes of frames with one of the keys, drop others."""
+def code(keys: Sequence[int]) -> list[packet.Line]:
+    """Classic BPF: keep 64 bytes of frames with one of the keys, drop others."""
     wanted = list(dict.fromkeys(keys))[:_FULL]
     compare = [(0x15, len(wanted) - at, 0, key) for at, key in enumerate(wanted)]  # jeq: to the last line
     return [(0x20, 0, 0, _KEY_AT), *compare, (0x06, 0, 0, 0), (0x06, 0, 0, 64)]
@@ -75,20 +72,8 @@ class LoopWatch:
             self._shut()
 
     def _listen(self, device: str) -> socket.socket:
-        # Opened without a protocol: nothing is received before the filter and the interface are set.
-        made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-        try:
-            lines = code(list(self._remotes))
-            text = b"".join(struct.pack("HBBI", *line) for line in lines)
-            buffer = ctypes.create_string_buffer(text, len(text))
-            program = struct.pack("HxxxxxxP", len(lines), ctypes.addressof(buffer))
-            made.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
-            made.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-            made.bind((device, _ALL))
-            asyncio.get_running_loop().add_reader(made, self._read, made)
-        except OSError:
-            made.close()
-            raise
+        made = packet.listen(device, _ALL, code(list(self._remotes)))
+        asyncio.get_running_loop().add_reader(made, self._read, made)
         return made
 
     def _read(self, opened: socket.socket) -> None:
@@ -104,7 +89,7 @@ class LoopWatch:
     def _shut(self) -> None:
         for opened in self._sockets:
             asyncio.get_running_loop().remove_reader(opened)
-            opened.close()
+            packet.close(opened)
         self._sockets.clear()
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 """Nothing that may wait for a disk or another process runs in the event loop: checked in every test of the appliance.
 
 A call counts if the nearest enclosing coroutine is the appliance's; a test may make such calls from its own coroutines.
+A packet socket's `close` waits for all processors.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import inspect
 import os
 import select
 import shutil
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -31,7 +33,15 @@ BLOCKING: tuple[tuple[Any, str], ...] = (
     (select, "select"),
     (subprocess, "run"),
     (time, "sleep"),
+    (socket.socket, "close"),
 )
+
+
+def blocks(name: str, args: Sequence[Any]) -> bool:
+    """Whether this call of such a function may wait: a socket does if it is of a device and open."""
+    if name != "socket.close":
+        return True
+    return bool(args[0].family == socket.AF_PACKET and args[0].fileno() >= 0)
 
 
 def coroutine_around(frame: FrameType | None) -> FrameType | None:
@@ -50,7 +60,7 @@ def watched(patch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
     def wrap(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **more: Any) -> Any:
-            if asyncio._get_running_loop() is not None:
+            if asyncio._get_running_loop() is not None and blocks(name, args):
                 found = coroutine_around(sys._getframe(1))
                 if found is not None:
                     place = f"{found.f_code.co_filename.removeprefix(APPLIANCE)}:{found.f_lineno}"

@@ -12,6 +12,7 @@ import pytest
 from appliance.health import packet_socket
 from appliance.health.inband import ETHERTYPE, Direction, Lane, key_of, make_nonce
 from appliance.health.inband_routed import IPV4, IPV6, Route
+from appliance.system import packet
 
 KEY = 0x12345678
 OTHER = bytes.fromhex("020000000001020000000002")
@@ -29,7 +30,7 @@ def passes() -> Iterator[Passes]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         pairs.extend((ours, theirs))
         ours.setblocking(False)
-        packet_socket._attach_filter(ours, ethertype, key_of(make_nonce(KEY)))
+        packet.attach(ours, packet_socket.code(ethertype, key_of(make_nonce(KEY))))
         theirs.send(frame)
         try:
             return bool(ours.recv(256))
