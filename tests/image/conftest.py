@@ -77,7 +77,9 @@ def board(booted: Board, stalls: Stalls, request: pytest.FixtureRequest) -> Iter
         yield from board_harness.watched(booted, request)
         stalls.check(booted)
     finally:
-        if request.node.nodeid == request.config.stash[LAST]:
+        report = getattr(request.node, "call_report", None)
+        failed = report is not None and report.failed  # and perhaps tried again
+        if request.node.nodeid == request.config.stash[LAST] and not failed:
             booted.close()  # it takes a whole processor, and the tests after it want that
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pexpect
 from simulator import Board, payload
 
-from tests.support import board_harness
+from tests.support import board_console, board_harness
 
 ADDRESS = "10.88.0.2"
 PASSWORD = "correct horse battery"
@@ -163,10 +163,10 @@ def commit(board: Board, *changes: tuple[str, ...], check: bool = True) -> str:
     """Commit changes, each a verb and its words, through the console's own code; returns its output."""
     rows = ", ".join(f"Change({words[0]!r}, {words[1:]!r})" for words in changes)
     imports = "from console.commands.one_commit import *; from console.client import Client"
-    code = f"{imports}; apply(Client(), [{rows}], 'test')"
-    # the last line has the reason of a failure; the exit code is that of the commit
-    script = f'said=$(python3 -I -c {shlex.quote(code)} 2>&1); code=$?; echo "$said" | tail -n 1; (exit $code)'
-    return board.sh(script, check=check, timeout=120).output
+    text = f"{imports}; apply(Client(), [{rows}], 'test')"
+    # the last line has the reason of a failure
+    result = board_console.code(board, text, 120, check)
+    return "\n".join(result.output.splitlines()[-1:])
 
 
 def log_in(board: Board, user: str, password: str) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The appliance on a booted board for tests and the demo: its console's data, its health, its configuration.
 
-Everything goes through the board's debug shell and the product's own `bypass` command, independent of the supervisor's
+Everything goes through the board's debug shell and the product's own console, independent of the supervisor's
 implementation.
 """
 
@@ -19,6 +19,7 @@ from simulator import Board
 from simulator.pace import Pace
 from simulator.stream import Stream
 
+from tests.support import board_console
 from tests.support.board_admin import commit
 
 GUEST, SEGMENT, RULE = "ips1", "main", "all"
@@ -30,8 +31,7 @@ PATIENCE_S = 180.0
 
 def ask(board: Board, words: str) -> Any:
     """The answer of a console command, as data; None while the daemon does not answer."""
-    command = f"bypass {words} --json 2>/tmp/asked"
-    result = board.sh(f"({command} || {{ status=$?; cat /tmp/asked; exit $status; }})", check=False)
+    result = board_console.command(board, [*shlex.split(words), "--json"])
     if result.status != 0:
         print(f"bypass {words}: {result.output.strip()}")  # shown if the test fails
         return None
