@@ -140,6 +140,7 @@ class Links:
         self._wrong: set[str] = set()  # ports whose settings seem to have been changed
         self._scanned = 0
         self._downed: set[str] = set()
+        self._movers: dict[str, asyncio.Task[None]] = {}  # set ports up or down
         self._seen: set[int] = set()  # indexes of all devices at the last look
         self._rescan = False  # a device appeared or disappeared
         self._woken = asyncio.Event()  # do not wait for the next look
@@ -151,7 +152,7 @@ class Links:
         except OSError as error:
             raise HardwareError(f"links cannot be watched: {error.strerror}") from error
         asyncio.get_running_loop().add_reader(self._socket, self._receive)
-        self._scan()
+        await self._scan()
 
     async def run(self, alive: Alive) -> None:
         """Look again whenever a device appears or disappears, and once a second."""
@@ -167,7 +168,7 @@ class Links:
             self._woken.clear()
             if self._rescan or (self.missing and now - self._scanned >= SCAN_NS):
                 self._rescan = False
-                self._scan()
+                await in_thread(self._scan(), alive, self.patience)
             if woken or self._wrong or now - self._looked >= LOOK_NS:
 
                 def waiting() -> None:
@@ -224,7 +225,7 @@ class Links:
                 return False
             await asyncio.to_thread(netdev.prepare, port.ifname)
             if name in self._downed:  # meanwhile
-                netdev.set_up(port.ifname, False)
+                self.set_down(name, True)
         except (HardwareError, OSError) as error:
             trouble = f"cannot be restored: {error}"
         else:
@@ -256,21 +257,33 @@ class Links:
         """Stop watching. Ports that we set down to propagate a lost link are set up again: nobody would do it later."""
         for name in list(self._downed):
             self.set_down(name, False)
+        await asyncio.gather(*self._movers.values())
         if self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
             self._socket = None
 
     def set_down(self, name: str, down: bool) -> None:
-        """Set a port administratively down or up again, to propagate a lost link. A missing port is ignored."""
+        """Set a port administratively down or up again, to propagate a lost link. A missing port is ignored.
+
+        In a thread: the kernel waits for the driver, and for whoever else changes a link.
+        """
         (self._downed.add if down else self._downed.discard)(name)
-        port = self.ports.get(name)
-        if port is None:
-            return
-        try:
-            netdev.set_up(port.ifname, not down)
-        except HardwareError as error:
-            log.warning("%s", error)
+        mover = self._movers.get(name)
+        if name in self.ports and (mover is None or mover.done()):
+            self._movers[name] = asyncio.get_running_loop().create_task(self._move(name), name=f"port {name}")
+
+    async def _move(self, name: str) -> None:
+        """Set a port up or down until it is as `set_down` was told last."""
+        while (port := self.ports.get(name)) is not None:
+            down = name in self._downed
+            try:
+                await asyncio.to_thread(netdev.set_up, port.ifname, not down)
+            except HardwareError as error:
+                log.warning("%s", error)
+                return
+            if down is (name in self._downed):
+                return
 
     def forgive(self, name: str) -> None:
         """An operator has made sure that no other program changes this port any more."""
@@ -283,7 +296,8 @@ class Links:
         """The ports that `set_down` holds down."""
         return frozenset(self._downed)
 
-    def _scan(self) -> None:
+    async def _scan(self) -> None:
+        """Look for the ports, and set up those that are new. In a thread, as all that changes a link."""
         self._scanned = time.monotonic_ns()
         there = devices()
         self._seen = {device.ifindex for device in there}
@@ -298,24 +312,26 @@ class Links:
             known = self.ports.get(name)
             if known is None or known.ifindex != device.ifindex:
                 try:
-                    self._take(name, device)
+                    await self._take(name, device)
                 except HardwareError as error:
                     log.error("%s", error)
                     self.missing[name] = str(error)
-        assert self._socket is not None
-        netlink.ask_links(self._socket)
+        if self._socket is not None:
+            netlink.ask_links(self._socket)
         self._changed()
 
     def _scan_soon(self) -> None:
         self._rescan = True
         self._woken.set()
 
-    def _take(self, name: str, device: Device) -> None:
-        ifname = netdev.rename(device.ifname, name)
+    async def _take(self, name: str, device: Device) -> None:
+        ifname = await asyncio.to_thread(netdev.rename, device.ifname, name)
         if name not in self._downed:
-            for words in netdev.prepare(ifname):
+            for words in await asyncio.to_thread(netdev.prepare, ifname):
                 log.warning("port %s: %s", name, words)
         self.ports[name] = Port(name, ifname, device.ifindex, device.mac)
+        if name in self._downed:  # perhaps since a moment ago
+            self.set_down(name, True)
         log.info("port %s is %s (%s)", name, ifname, device.pci or device.mac)
 
     def _receive(self) -> None:

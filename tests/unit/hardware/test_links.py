@@ -7,6 +7,7 @@ import asyncio
 import errno
 import os
 import struct
+import threading
 from collections.abc import Callable
 from itertools import pairwise
 from types import SimpleNamespace
@@ -100,10 +101,12 @@ class Settings:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.flags, self.error, self.repairs = 0, "", list[str]()
+        self.set_up_by = list[int]()
+        self.during_set_up: Callable[[], object] = lambda: None
         self.now = 0
         monkeypatch.setattr(netdev, "flags", lambda _: self.flags)
         monkeypatch.setattr(netdev, "prepare", self._prepare)
-        monkeypatch.setattr(netdev, "set_up", lambda ifname, up: None)
+        monkeypatch.setattr(netdev, "set_up", self._set_up)
         monkeypatch.setattr(netlink, "read_links", lambda _: {2: self.said()})
         monkeypatch.setattr(links, "time", SimpleNamespace(monotonic_ns=lambda: self.now))
         self.links = links.Links([LAN], lambda: None, lambda port, cause, how: self.repairs.append(how))
@@ -114,6 +117,11 @@ class Settings:
             raise HardwareError(self.error)
         self.flags = netdev.TRANSPARENT
         return []
+
+    def _set_up(self, ifname: str, up: bool) -> None:
+        self.during_set_up()
+        self.flags = self.flags | netdev.IFF_UP if up else self.flags & ~netdev.IFF_UP
+        self.set_up_by.append(threading.get_ident())
 
     def said(self) -> LinkMessage:
         return LinkMessage(16, 2, "lan0", up=bool(self.flags & 1), link=True, flags=self.flags)
@@ -153,9 +161,39 @@ def test_a_port_that_cannot_be_set_right_is_contested_until_it_can(monkeypatch: 
 
 def test_a_port_that_we_hold_down_is_left_down(monkeypatch: pytest.MonkeyPatch) -> None:
     world = Settings(monkeypatch)
-    world.links.set_down("lan0", True)
+
+    async def life() -> None:
+        world.links.set_down("lan0", True)
+        await asyncio.gather(*world.links._movers.values())
+
+    asyncio.run(life())
     assert world.look() == {}
     assert (world.flags, world.repairs) == (0, [])
+
+
+def test_a_port_ends_as_it_was_ordered_last_and_nothing_waits_for_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second order comes while the driver still does what the first one said."""
+    world = Settings(monkeypatch)
+    world.flags = netdev.TRANSPARENT
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def driver() -> None:
+        begun.set()
+        assert goes_on.wait(60)
+
+    world.during_set_up = driver
+
+    async def life() -> None:
+        world.links.set_down("lan0", True)
+        await asyncio.to_thread(begun.wait, 60)
+        world.links.set_down("lan0", False)
+        goes_on.set()
+        await world.links.stop()
+
+    asyncio.run(life())
+    assert world.flags == netdev.TRANSPARENT
+    assert len(world.set_up_by) == 2
+    assert threading.get_ident() not in world.set_up_by
 
 
 def test_an_old_message_repairs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +282,7 @@ def test_a_missing_port_is_looked_for_without_an_event(monkeypatch: pytest.Monke
     world.now = 100 * 10**9
     scans = []
 
-    def scan() -> None:
+    async def scan() -> None:
         scans.append(world.now)
         world.links._scanned = world.now
         if len(scans) == 3:

@@ -434,31 +434,35 @@ def test_refusals() -> None:
 
 
 def test_a_lost_link_is_passed_on_and_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = segments()
-    links = made._links
     monkeypatch.setattr("appliance.system.netdev.set_up", lambda ifname, up: None)
-    state = inline(made)
-    made.update(SETTLE_NS + 2, state, none)
-    links.ports["lan0"].link = False
-    lost = SETTLE_NS + 3
-    made.update(lost, state, none)
-    assert not links.downed, "a blink is no loss"
-    made.update(lost + LOSS_NS, state, none)
-    assert links.downed == {"wan0"}
-    assert made.units["main"].machine.cause is Cause.LINK_DOWN, "driven, and it is said why nothing crosses"
-    links.ports["wan0"].link = False  # because we took it down
-    back = lost + SECOND
-    made.update(back, state, none)
-    links.ports["lan0"].link = True
-    made.update(back + 1, state, none)
-    assert not links.downed
-    made.update(back + 2, state, none)
-    made.update(back + 1 + SETTLE_NS, state, none)
-    assert not links.downed, "wan is still coming up: no loss to pass on"
-    assert made.wants() == {"relay-inline": ("inline", "link_down")}
-    links.ports["wan0"].link = True
-    made.update(back + SETTLE_NS + 2, state, none)
-    assert made.wants() == {"relay-inline": ("inline", "healthy")}
+
+    async def body() -> None:
+        made = segments()
+        links = made._links
+        state = inline(made)
+        made.update(SETTLE_NS + 2, state, none)
+        links.ports["lan0"].link = False
+        lost = SETTLE_NS + 3
+        made.update(lost, state, none)
+        assert not links.downed, "a blink is no loss"
+        made.update(lost + LOSS_NS, state, none)
+        assert links.downed == {"wan0"}
+        assert made.units["main"].machine.cause is Cause.LINK_DOWN, "driven, and it is said why nothing crosses"
+        links.ports["wan0"].link = False  # because we took it down
+        back = lost + SECOND
+        made.update(back, state, none)
+        links.ports["lan0"].link = True
+        made.update(back + 1, state, none)
+        assert not links.downed
+        made.update(back + 2, state, none)
+        made.update(back + 1 + SETTLE_NS, state, none)
+        assert not links.downed, "wan is still coming up: no loss to pass on"
+        assert made.wants() == {"relay-inline": ("inline", "link_down")}
+        links.ports["wan0"].link = True
+        made.update(back + SETTLE_NS + 2, state, none)
+        assert made.wants() == {"relay-inline": ("inline", "healthy")}
+
+    asyncio.run(body())
 
 
 def test_ports_that_are_open_in_bypass_have_time_to_find_their_links() -> None:
