@@ -308,17 +308,27 @@ class Links:
         self.missing = missing
         for name in [name for name in self.ports if name not in found]:
             del self.ports[name]
-        for name, device in found.items():
-            known = self.ports.get(name)
-            if known is None or known.ifindex != device.ifindex:
-                try:
-                    await self._take(name, device)
-                except HardwareError as error:
-                    log.error("%s", error)
-                    self.missing[name] = str(error)
+        fresh = {name: device for name, device in found.items() if not self._is_known(name, device)}
+        for name in fresh:  # until it is set up nothing passes, and that may take a while
+            self.ports.pop(name, None)
+            self.missing[name] = f"{name} is being set up"
+        if fresh:
+            self._changed()
+        for name, device in fresh.items():
+            try:
+                await self._take(name, device)
+            except HardwareError as error:
+                log.error("%s", error)
+                self.missing[name] = str(error)
+            else:
+                self.missing.pop(name, None)
         if self._socket is not None:
             netlink.ask_links(self._socket)
         self._changed()
+
+    def _is_known(self, name: str, device: Device) -> bool:
+        port = self.ports.get(name)
+        return port is not None and port.ifindex == device.ifindex
 
     def _scan_soon(self) -> None:
         self._rescan = True
