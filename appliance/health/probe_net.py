@@ -17,7 +17,7 @@ import struct
 from functools import partial
 from typing import NamedTuple
 
-from appliance.system import netdev
+from appliance.system import netdev, packet
 from appliance.system.namespace import Namespace
 
 _STRAY = 64
@@ -107,7 +107,7 @@ async def arp(address: str, device: str) -> None:
     """An ARP request on a device and its reply (RFC 826)."""
     wanted = ipaddress.IPv4Address(address).packed
     loop = asyncio.get_running_loop()
-    with ANY.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+    with packet.closing(ANY.socket(socket.AF_PACKET, socket.SOCK_RAW)) as sock:
         sock.bind((device, _ETH_P_ARP))
         ours: bytes = sock.getsockname()[4]
         request = struct.pack(">HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, ours, _own_address(device), bytes(6), wanted)

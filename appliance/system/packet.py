@@ -11,7 +11,8 @@ import asyncio
 import ctypes
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 SOL_PACKET: Final = 263
@@ -55,3 +56,12 @@ def close(sock: socket.socket) -> None:
         sock.close()
     else:
         loop.run_in_executor(None, sock.close)
+
+
+@contextmanager
+def closing(sock: socket.socket) -> Iterator[socket.socket]:
+    """The same at the end of a block."""
+    try:
+        yield sock
+    finally:
+        close(sock)

@@ -255,8 +255,9 @@ def test_a_restart_of_the_far_bypassd_adopts_the_tunnels(both: Pair) -> None:
     indexes = netns.run("ip", "-n", both.far.wire.box, "-o", "link", "show", "type", "vxlan")
     both.far.kill_bypassd()  # its hop's lease ends meanwhile, so it drops what the near one still sends it
     both.far.until(restarted, "restarted")
-    # proved anew: the lease alone may be one of the earlier bypassd
+    # proved anew, and with a lease in the kernel; the lease alone may be one of the earlier bypassd
     both.far.until(lambda: both.far.call("remote.show", name="dpi")["state"] == "available", "its hop is available")
+    both.far.until(lambda: both.served()["not_available"] == [], "its hop has a lease")
     both.reach("available")
     assert netns.run("ip", "-n", both.far.wire.box, "-o", "link", "show", "type", "vxlan") == indexes
     before = both.through()
