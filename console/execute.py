@@ -8,6 +8,7 @@ failures.
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -174,6 +175,14 @@ def _in_table(context: Context, table: Table) -> Iterator[None]:
         yield
     finally:
         context.table = before
+
+
+def output_is_gone() -> bool:
+    """Whether nobody reads our output any more: only then does a broken pipe mean that."""
+    watched = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        watched.register(stream.fileno(), 0)  # only what is always reported: POLLERR, POLLHUP, POLLNVAL
+    return bool(watched.poll(0))
 
 
 def quiet_broken_pipe() -> None:

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A broken pipe ends a command quietly only if it is that of its output."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+BREAKS = """
+import console.__main__ as program
+def breaks(args):
+    raise BrokenPipeError
+program._main = breaks
+raise SystemExit(program.main([]))
+"""
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_only_who_does_not_read_the_output_is_no_failure(read: bool) -> None:
+    """Any other connection that breaks, as one to bypassd or gpg, means that the command did not get to its end."""
+    reader, writer = os.pipe()
+    try:
+        if not read:
+            os.close(reader)
+        done = subprocess.run(
+            [sys.executable, "-c", BREAKS], stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=60
+        )
+    finally:
+        os.close(writer)
+        if read:
+            os.close(reader)
+    told = "bypass: error: a connection broke before the command had ended\n"
+    assert (done.returncode, done.stderr) == ((3, told) if read else (0, ""))
