@@ -15,8 +15,8 @@ from typing import TextIO
 
 from appliance.paths import Paths
 from console.client import Client
-from console.execute import help_text, output_is_gone, quiet_broken_pipe, run_line, run_tokens
-from console.line.outcome import GOOD, INTERNAL, UNREACHABLE, USAGE
+from console.execute import help_text, quiet_broken_pipe, run_line, run_tokens
+from console.line.outcome import GOOD, INTERNAL, USAGE
 from console.line.parse import Token
 from console.render import PLAIN
 from console.session import Context
@@ -31,9 +31,6 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _main(sys.argv[1:] if argv is None else argv)
     except BrokenPipeError:
-        if not output_is_gone():  # of something else: the command did not get to its end
-            print("bypass: error: a connection broke before the command had ended", file=sys.stderr)
-            return UNREACHABLE
         quiet_broken_pipe()
         return GOOD
     except KeyboardInterrupt:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Run one command line: parse, call, render, pipe, print. The shell and the one-shot client both use it.
 
-Only KeyboardInterrupt, SystemExit and BrokenPipeError leave `run_line` as exceptions; the exit code reports all other
-failures.
+Only KeyboardInterrupt, SystemExit and the BrokenPipeError of our output leave `run_line` as exceptions; the exit code
+reports all other failures.
 """
 
 from __future__ import annotations
@@ -72,7 +72,10 @@ def run_tokens(tokens: Sequence[Token], context: Context) -> int:
             context.say(f"hint: {cell(hint)}")
         return INTERNAL if isinstance(error, RemoteError) and error.internal else REFUSED
     except BrokenPipeError:
-        raise
+        if output_is_gone():
+            raise
+        context.say("error: a connection broke before the command had ended; check what was done before you repeat it")
+        return UNREACHABLE
     except Exception as error:  # the session must survive a bug in one command
         context.say(f"internal error: {type(error).__name__}: {cell(error)}")
         if os.environ.get("BYPASS_DEBUG"):

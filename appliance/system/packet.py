@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-SOL_PACKET: Final = 263
+_SOL_PACKET: Final = 263
 _IGNORE_OUTGOING: Final = 23
 _SO_ATTACH_FILTER: Final = 26
 
@@ -40,7 +40,7 @@ def listen(device: str, protocol: int, code: Sequence[Line], *options: int) -> s
     try:
         attach(made, code)
         for option in (_IGNORE_OUTGOING, *options):
-            made.setsockopt(SOL_PACKET, option, 1)
+            made.setsockopt(_SOL_PACKET, option, 1)
         made.bind((device, protocol))
     except OSError:
         made.close()
@@ -60,7 +60,7 @@ def close(sock: socket.socket) -> None:
 
 @contextmanager
 def closing(sock: socket.socket) -> Iterator[socket.socket]:
-    """The same at the end of a block."""
+    """`close` at the end of a block."""
     try:
         yield sock
     finally:

@@ -10,11 +10,12 @@ import sys
 import pytest
 
 BREAKS = """
-import console.__main__ as program
-def breaks(args):
+import console.execute
+from console.__main__ import main
+def breaks(parsed, context):
     raise BrokenPipeError
-program._main = breaks
-raise SystemExit(program.main([]))
+console.execute._perform = breaks
+raise SystemExit(main(["show", "status"]))
 """
 
 
@@ -32,5 +33,5 @@ def test_only_who_does_not_read_the_output_is_no_failure(read: bool) -> None:
         os.close(writer)
         if read:
             os.close(reader)
-    told = "bypass: error: a connection broke before the command had ended\n"
+    told = "error: a connection broke before the command had ended; check what was done before you repeat it\n"
     assert (done.returncode, done.stderr) == ((3, told) if read else (0, ""))
